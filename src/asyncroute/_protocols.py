@@ -1,0 +1,267 @@
+"""The seams: what a user may replace by one small class of their own, without inheriting."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from math import inf
+from typing import Any, Protocol, Self, final, runtime_checkable
+
+from asyncroute._inputs import Message, ModelConfig, QueryRequest
+from asyncroute._results import ExecutionResult
+from asyncroute._values import Attempt, Chunk, Completion, Usage
+
+__all__ = (
+    "Accept",
+    "Agree",
+    "Call",
+    "Candidate",
+    "ModelSelector",
+    "Observer",
+    "OnAttempt",
+    "OnResult",
+    "OnStart",
+    "Plan",
+    "Provider",
+    "Ranking",
+    "StreamingProvider",
+)
+
+Accept = Callable[[Completion], bool | Awaitable[bool]]
+"""Whether an answer is good enough, for a cascade: a plain function or a coroutine function."""
+
+Agree = Callable[[str, str], bool]
+"""Whether two answers say the same, for a vote."""
+
+
+@final
+class Call:
+    """One call of a provider: what to ask which model, and until when.
+
+    Attributes:
+        model: The model to ask.
+        request: The request.
+        deadline: The instant, on the running loop's clock, at which this attempt is given up.
+        usage: Tokens known so far. A provider sets it as soon as it learns them, also while it
+            streams: what is here when a call is cancelled is what the call is taken to have cost.
+        cost: Dollars as billed, where the provider says so itself; else the model's prices count.
+    """
+
+    __slots__ = ("cost", "deadline", "model", "request", "usage")
+
+    def __init__(self, model: ModelConfig, request: QueryRequest, deadline: float = inf) -> None:
+        self.model = model
+        self.request = request
+        self.deadline = deadline
+        self.usage: Usage | None = None
+        self.cost: float | None = None
+
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        """The conversation to send."""
+        return self.request.chat
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """The model's parameters, overridden by the request's."""
+        return {**self.model.params, **self.request.params}
+
+    @property
+    def max_tokens(self) -> int | None:
+        """The longest answer to ask for: the smaller of the request's and the model's limit."""
+        limits = [
+            limit
+            for limit in (self.request.max_tokens, self.model.max_output_tokens)
+            if limit is not None
+        ]
+        return min(limits, default=None)
+
+    def __repr__(self) -> str:
+        return f"<Call of {self.model.model_id}>"
+
+
+class Candidate(Protocol):
+    """A read-only view of a model's live state, for selectors."""
+
+    @property
+    def config(self) -> ModelConfig:
+        """The model's configuration."""
+        ...
+
+    def expected_cost(self, request: QueryRequest, /) -> float:
+        """Dollars this request is expected to cost here."""
+        ...
+
+    @property
+    def expected_latency(self) -> float:
+        """Seconds a usual answer is expected to take, waiting not included."""
+        ...
+
+    @property
+    def success_rate(self) -> float:
+        """Share of recent calls that succeeded, smoothed, 0 to 1."""
+        ...
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that hold a slot or were just sent here."""
+        ...
+
+    @property
+    def queued(self) -> int:
+        """Requests that wait for a slot."""
+        ...
+
+    @property
+    def load(self) -> float:
+        """In flight and queued, over the number of slots."""
+        ...
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How a selector wants its ranking executed.
+
+    Attributes:
+        stagger: Seconds between the starts of attempts: inf is a fallback chain, 0 a race.
+        width: At most so many models.
+        accept: For a cascade: whether an answer is good enough; else the next model is asked.
+        quorum: For a vote: so many agreeing answers win; None for the first answer.
+        agree: For a vote: whether two answers say the same; None compares normalised text.
+    """
+
+    stagger: float = inf
+    width: int = 3
+    accept: Accept | None = None
+    quorum: int | None = None
+    agree: Agree | None = None
+
+
+class Ranking:
+    """Candidates with their scores in [0, 1], best first.
+
+    Args:
+        candidates: The candidates, in any order.
+        scores: A score for each.
+        plan: How to execute the ranking, if the selector has a wish.
+        votes: For an ensemble: each voter's scores by model id.
+
+    Iterating gives `(candidate, score)` pairs, best first; equals keep their order.
+    """
+
+    __slots__ = ("candidates", "plan", "scores", "votes")
+
+    def __init__(
+        self,
+        candidates: Sequence[Candidate],
+        scores: Sequence[float],
+        *,
+        plan: Plan | None = None,
+        votes: Mapping[str, Mapping[str, float]] | None = None,
+    ) -> None:
+        self.candidates = candidates
+        self.scores = scores
+        self.plan = plan
+        self.votes = votes
+
+    @classmethod
+    def in_order(cls, candidates: Sequence[Candidate], *, plan: Plan | None = None) -> Self:
+        """Rank candidates as they stand, with scores that fall evenly from 1."""
+        n = len(candidates)
+        return cls(candidates, [1 - i / n for i in range(n)], plan=plan)
+
+    def __iter__(self) -> Iterator[tuple[Candidate, float]]:
+        scores = self.scores
+        for i in sorted(range(len(scores)), key=scores.__getitem__, reverse=True):
+            yield self.candidates[i], scores[i]
+
+    def __len__(self) -> int:
+        return len(self.candidates)
+
+    def __repr__(self) -> str:
+        ranked = ", ".join(f"{c.config.model_id} {score:.3f}" for c, score in self)
+        return f"<Ranking {ranked}>"
+
+
+class ModelSelector(Protocol):
+    """Who comes first. Must not suspend, unless it looks something up."""
+
+    async def select(self, request: QueryRequest, candidates: Sequence[Candidate], /) -> Ranking:
+        """Rank the candidates for this request.
+
+        Args:
+            request: The request.
+            candidates: The eligible models, at least one; treat it as read-only.
+
+        Returns:
+            All or some of the candidates; those left out are not used, not as fallbacks either.
+        """
+        ...
+
+
+class Provider(Protocol):
+    """Calls models.
+
+    A class attribute `cancels_promptly = True` promises that `complete` ends at once when its task
+    is cancelled, and lets it run in the caller's task.
+    """
+
+    async def complete(self, call: Call, /) -> Completion:
+        """Answer the call.
+
+        Raises:
+            ProviderError: What went wrong, by kind. Anything else counts as `UnavailableError`.
+        """
+        ...
+
+
+@runtime_checkable
+class StreamingProvider(Protocol):
+    """A provider that streams as well."""
+
+    async def complete(self, call: Call, /) -> Completion:
+        """Answer the call at once. See `Provider`."""
+        ...
+
+    def stream(self, call: Call, /) -> AsyncGenerator[Chunk]:
+        """Answer the call in chunks.
+
+        The last one has a `finish_reason`; ending without one is an interruption.
+        """
+        ...
+
+
+@runtime_checkable
+class OnStart(Protocol):
+    """An observer told that a provider is about to be called."""
+
+    def on_start(self, call: Call, /) -> AbstractContextManager[object] | None:
+        """Return a context to be held while we wait for the provider, or None.
+
+        What its `__exit__` returns is ignored.
+        """
+        ...
+
+
+@runtime_checkable
+class OnAttempt(Protocol):
+    """An observer told of every attempt, when its request is decided."""
+
+    def on_attempt(self, request: QueryRequest, attempt: Attempt, /) -> None:
+        """Called once for each attempt."""
+        ...
+
+
+@runtime_checkable
+class OnResult(Protocol):
+    """An observer told of every result: cached, shed and refused ones too."""
+
+    def on_result(self, request: QueryRequest, result: ExecutionResult, /) -> None:
+        """Called once for each request."""
+        ...
+
+
+Observer = OnStart | OnAttempt | OnResult
+"""Implement what you need of the three."""
