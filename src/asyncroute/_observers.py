@@ -1,0 +1,97 @@
+"""Telling observers: each what it implements, and none of them is ever felt."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
+from typing import final
+
+from asyncroute._errors import ConfigurationError
+from asyncroute._inputs import QueryRequest
+from asyncroute._protocols import Call, Observer, OnAttempt, OnResult, OnStart
+from asyncroute._results import ExecutionResult
+from asyncroute._values import Attempt
+
+__all__ = ("Observers",)
+
+_METHODS = ("on_start", "on_attempt", "on_result")
+
+_log = logging.getLogger("asyncroute")
+
+
+@final
+class Observers:
+    """All observers of one router. Without any it is false, and need not be asked.
+
+    Args:
+        observers: Each implements at least one of `on_start`, `on_attempt`, `on_result`.
+
+    Attributes:
+        failures: How often an observer raised.
+
+    Raises:
+        ConfigurationError: One implements none of them.
+    """
+
+    __slots__ = ("_all", "_on_attempt", "_on_result", "_on_start", "failures")
+
+    def __init__(self, observers: Iterable[Observer] = ()) -> None:
+        self._all = tuple(observers)
+        for observer in self._all:
+            if not any(hasattr(observer, name) for name in _METHODS):
+                raise ConfigurationError(f"observer {observer!r} has none of {', '.join(_METHODS)}")
+        self._on_start = [each for each in self._all if isinstance(each, OnStart)]
+        self._on_attempt = [each for each in self._all if isinstance(each, OnAttempt)]
+        self._on_result = [each for each in self._all if isinstance(each, OnResult)]
+        self.failures = 0
+
+    def __bool__(self) -> bool:
+        return bool(self._all)
+
+    def started(self, call: Call) -> Sequence[AbstractContextManager[object]]:
+        """Tell that a provider is about to be called; return the contexts held meanwhile."""
+        held: list[AbstractContextManager[object]] = []
+        for observer in self._on_start:
+            try:
+                context = observer.on_start(call)
+                if context is not None:
+                    context.__enter__()
+                    held.append(context)
+            except Exception:
+                self._failed(observer)
+        return held
+
+    def ended(
+        self, held: Sequence[AbstractContextManager[object]], error: BaseException | None
+    ) -> None:
+        """Leave the contexts, in reverse order. What they return is ignored."""
+        for context in reversed(held):
+            try:
+                if error is None:
+                    context.__exit__(None, None, None)
+                else:
+                    context.__exit__(type(error), error, error.__traceback__)
+            except Exception:
+                self._failed(context)
+
+    def attempted(self, request: QueryRequest, attempts: Iterable[Attempt]) -> None:
+        """Tell of every attempt of a request that was decided."""
+        for observer in self._on_attempt:
+            for attempt in attempts:
+                try:
+                    observer.on_attempt(request, attempt)
+                except Exception:
+                    self._failed(observer)
+
+    def resulted(self, request: QueryRequest, result: ExecutionResult) -> None:
+        """Tell of a result."""
+        for observer in self._on_result:
+            try:
+                observer.on_result(request, result)
+            except Exception:
+                self._failed(observer)
+
+    def _failed(self, observer: object) -> None:
+        self.failures += 1
+        _log.exception("observer %s raised", type(observer).__name__)
