@@ -1,0 +1,291 @@
+"""One model with its live state, and the set of those eligible for a kind of request."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple, Protocol, final, overload
+
+from asyncroute._estimate import DEFAULT_OUTPUT_TOKENS, input_tokens
+from asyncroute._inputs import ModelConfig, QueryRequest
+from asyncroute._lane import Lane
+from asyncroute._values import Usage
+
+if TYPE_CHECKING:
+    from asyncroute._health import Health
+    from asyncroute._metrics import ModelMetrics
+    from asyncroute._protocols import Provider
+
+__all__ = ("Eligible", "Endpoint", "Journal", "View")
+
+_PRIOR_SAMPLES = 5
+"""The configured latency counts as much as so many observed answers."""
+
+_ENOUGH_SAMPLES = 20
+"""Answers from which on their mean length is believed."""
+
+_LEARNING_AT_ONCE = 3
+"""Requests in flight at a model of which too little is known: to learn from, not a stampede."""
+
+_JOURNAL_LENGTH = 4096
+
+
+@final
+class Journal:
+    """Which endpoints changed, in order: what is kept about them elsewhere is redone lazily.
+
+    Attributes:
+        end: The number of changes so far; a reader keeps the end it has read up to.
+        longest_output: No endpoint's usual output was ever longer, in tokens.
+        slowest: No endpoint's expected latency was ever longer, in seconds.
+        troubled: Endpoints that may not be called freely just now.
+    """
+
+    __slots__ = ("_changes", "_start", "end", "longest_output", "slowest", "troubled")
+
+    def __init__(self) -> None:
+        self._changes: list[Endpoint] = []
+        self._start = 0
+        self.end = 0
+        self.longest_output = 0.0
+        self.slowest = 0.0
+        self.troubled: set[Endpoint] = set()
+
+    def note(self, endpoint: Endpoint) -> None:
+        """Say that something that scores depend on has changed."""
+        self._changes.append(endpoint)
+        self.end += 1
+        if len(self._changes) > _JOURNAL_LENGTH:
+            half = _JOURNAL_LENGTH // 2
+            del self._changes[:half]
+            self._start += half
+
+    def since(self, read: int) -> Sequence[Endpoint] | None:
+        """Return what changed since `read`, each once; None if that is too long ago to tell."""
+        if read < self._start:
+            return None
+        recent = self._changes[read - self._start :]
+        return recent if len(recent) < 2 else tuple(dict.fromkeys(recent))
+
+
+class View(NamedTuple):
+    """What of an endpoint's state a decision keeps, to be explained by later."""
+
+    config: ModelConfig
+    expected_latency: float
+    usual_output: float
+
+
+@final
+class Endpoint:
+    """A model with its live state. Satisfies `Candidate`.
+
+    Attributes:
+        config: The model's configuration; replaced as a whole when it is updated.
+        lane: Its slots, rates and queue.
+        health: Whether it may be called.
+        metrics: What its calls came to.
+        assigned: Requests that chose it and are not over: just sent, queued or in flight.
+        usual_output: Tokens an answer usually has.
+        expected_latency: Seconds a usual answer is expected to take.
+        expected_first_token: Seconds to the first token of a stream.
+        success_rate: Share of recent calls that succeeded, smoothed.
+        peers: The endpoints of its quota group, itself included.
+        provider: What calls it; None where the router has none by that name.
+        view: What a decision keeps of it.
+    """
+
+    __slots__ = (
+        "assigned",
+        "config",
+        "expected_first_token",
+        "expected_latency",
+        "health",
+        "input_price",
+        "journal",
+        "lane",
+        "metrics",
+        "output_price",
+        "peers",
+        "provider",
+        "success_rate",
+        "usual_output",
+        "view",
+    )
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        *,
+        lane: Lane,
+        health: Health,
+        metrics: ModelMetrics,
+        journal: Journal,
+    ) -> None:
+        self.lane = lane
+        self.health = health
+        self.metrics = metrics
+        self.journal = journal
+        self.assigned = 0
+        self.peers: tuple[Endpoint, ...] = (self,)
+        self.provider: Provider | None = None
+        self.configure(config)
+
+    def configure(self, config: ModelConfig) -> None:
+        """Take over a new configuration; the live state stays."""
+        self.config = config
+        self.input_price = config.input_price
+        self.output_price = config.output_price
+        self.learn()
+
+    # What selectors see
+
+    @property
+    def load(self) -> float:
+        """Requests assigned, over the number of slots."""
+        return self.assigned / (self.lane.slots or 1)
+
+    @property
+    def queued(self) -> int:
+        """Requests that wait for a slot."""
+        return self.lane.queued
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that hold a slot or were just sent here."""
+        return max(0, self.assigned - self.lane.queued)
+
+    @property
+    def is_learning(self) -> bool:
+        """Whether it has as many requests in flight as a model may have that is not known yet."""
+        return self.assigned >= _LEARNING_AT_ONCE and self.metrics.samples < _PRIOR_SAMPLES
+
+    def expected_output(self, request: QueryRequest) -> float:
+        """Tokens the answer is expected to have: the usual, or `max_tokens` where that is less."""
+        asked = request.max_tokens
+        usual = self.usual_output
+        return usual if asked is None or asked > usual else asked
+
+    def expected_cost(self, request: QueryRequest, /) -> float:
+        """Dollars: estimated input and expected output at their prices."""
+        return self.cost_of(input_tokens(request), self.expected_output(request))
+
+    def cost_of(self, tokens_in: float, tokens_out: float) -> float:
+        """Dollars for so many tokens."""
+        return tokens_in * self.input_price + tokens_out * self.output_price
+
+    def latency_of(self, tokens_out: float) -> float:
+        """Seconds an answer of so many tokens is expected to take.
+
+        It is its share of the usual one, of which a tenth is spent before the first token.
+        """
+        share = tokens_out / self.usual_output
+        return self.expected_latency * (0.1 + 0.9 * share)
+
+    # What the router tells
+
+    def assign(self) -> None:
+        """Count a request that chose this model."""
+        self.assigned += 1
+        self.journal.note(self)
+
+    def unassign(self) -> None:
+        """Count it off: it is over, or goes elsewhere."""
+        self.assigned -= 1
+        self.journal.note(self)
+
+    def learn(self) -> None:
+        """Take up what the metrics say now. Called once after each call has been recorded.
+
+        Latency is the moving average of what was observed, blended with the configured one, which
+        counts as much as five answers.
+        """
+        metrics, config = self.metrics, self.config
+        samples = metrics.samples
+        latency = config.avg_latency_ms / 1000
+        observed = metrics.ewma_latency
+        if observed is not None:
+            latency = (_PRIOR_SAMPLES * latency + samples * observed) / (_PRIOR_SAMPLES + samples)
+        self.expected_latency = latency
+        first_token = metrics.ttft_percentile(0.5, _PRIOR_SAMPLES)
+        self.expected_first_token = latency * 0.2 if first_token is None else first_token
+        self.success_rate = metrics.smoothed_success_rate
+        usual = DEFAULT_OUTPUT_TOKENS
+        if samples >= _ENOUGH_SAMPLES:
+            usual = metrics.mean_output_tokens or usual
+        limit = config.max_output_tokens
+        self.usual_output = usual if limit is None else min(usual, limit)
+        self.view = View(config, latency, self.usual_output)
+        journal = self.journal
+        journal.longest_output = max(journal.longest_output, self.usual_output)
+        journal.slowest = max(journal.slowest, latency)
+        journal.note(self)
+
+    def heed(self, now: float) -> None:
+        """Take up what health says now. Called whenever it may have changed."""
+        health = self.health
+        if health.status(now) == "healthy" and not health.is_ramping(now):
+            self.journal.troubled.discard(self)
+        else:
+            self.journal.troubled.add(self)
+
+    def block(self, until: float, now: float) -> None:
+        """Keep calls away from its whole quota group until an instant: a Retry-After."""
+        for peer in self.peers:
+            peer.health.block_until(until)
+            peer.heed(now)
+
+    def bill(self, usage: Usage) -> float:
+        """Dollars for tokens as billed."""
+        cost = usage.input_tokens * self.input_price + usage.output_tokens * self.output_price
+        if usage.cached_tokens:
+            cost += usage.cached_tokens * (self.config.cached_input_price - self.input_price)
+        return cost
+
+    def __repr__(self) -> str:
+        return f"<Endpoint {self.config.model_id}: {self.assigned} assigned, {self.health!r}>"
+
+
+class Kept(Protocol):
+    """What somebody keeps about an eligible set, for as long as the set lives."""
+
+
+@final
+class Eligible(Sequence[Endpoint]):
+    """The endpoints that may serve a kind of request, and why the others may not.
+
+    It depends on the configuration and on the kind of request only, so it is cached; what changes
+    with load, latency or turn is looked at anew each time.
+
+    Attributes:
+        endpoints: The endpoints.
+        rejected: For each of the others, by model id, the reason.
+        kept: What selectors keep about this set, by selector.
+        journal: Which endpoints changed.
+    """
+
+    __slots__ = ("endpoints", "journal", "kept", "rejected")
+
+    def __init__(
+        self, endpoints: Sequence[Endpoint], rejected: Mapping[str, str], journal: Journal
+    ) -> None:
+        self.endpoints = tuple(endpoints)
+        self.rejected = rejected
+        self.journal = journal
+        self.kept: dict[object, Kept] = {}
+
+    @overload
+    def __getitem__(self, index: int, /) -> Endpoint: ...
+    @overload
+    def __getitem__(self, index: slice, /) -> Sequence[Endpoint]: ...
+    def __getitem__(self, index: int | slice, /) -> Endpoint | Sequence[Endpoint]:
+        return self.endpoints[index]
+
+    def __iter__(self) -> Iterator[Endpoint]:
+        return iter(self.endpoints)
+
+    def __len__(self) -> int:
+        return len(self.endpoints)
+
+    def __repr__(self) -> str:
+        ids = ", ".join(endpoint.config.model_id for endpoint in self.endpoints)
+        return f"<Eligible {ids}>"

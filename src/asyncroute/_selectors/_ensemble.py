@@ -1,0 +1,71 @@
+"""Several selectors vote."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Sequence
+from math import isfinite
+from typing import final
+
+from asyncroute._errors import ConfigurationError
+from asyncroute._inputs import QueryRequest
+from asyncroute._protocols import Candidate, ModelSelector, Ranking
+from asyncroute._selectors._scored import ranked
+
+__all__ = ("RouterEnsemble",)
+
+
+@final
+class RouterEnsemble:
+    """Weighted voting over selectors; is itself a `ModelSelector`.
+
+    A candidate's score is the weighted mean of its voters' scores; a voter that leaves a candidate
+    out gives it 0. Every voter's scores are in the decision (`decision.votes`).
+
+    Args:
+        voters: Selectors with their weights, which are normalised to sum 1.
+        rng: Where ties are decided; of its own by default.
+
+    Raises:
+        ConfigurationError: No voters, or a weight that is negative or not finite, or all are 0.
+    """
+
+    def __init__(
+        self, voters: Iterable[tuple[ModelSelector, float]], *, rng: random.Random | None = None
+    ) -> None:
+        voters = tuple(voters)
+        for selector, weight in voters:
+            if not isfinite(weight) or weight < 0:
+                raise ConfigurationError(
+                    f"weight of {type(selector).__name__} must be 0 or more, got {weight!r}"
+                )
+        total = sum(weight for _, weight in voters)
+        if not total:
+            raise ConfigurationError(f"voters need at least one weight above 0, got {voters!r}")
+        self._voters = tuple(
+            (name, selector, weight / total)
+            for name, (selector, weight) in zip(_names(voters), voters, strict=True)
+        )
+        self._rng = rng or random.Random()
+
+    async def select(self, request: QueryRequest, candidates: Sequence[Candidate], /) -> Ranking:
+        """Rank by the weighted mean of all votes."""
+        totals = dict.fromkeys(candidates, 0.0)
+        votes: dict[str, dict[str, float]] = {}
+        for name, selector, weight in self._voters:
+            ranking = await selector.select(request, candidates)
+            votes[name] = {}
+            for candidate, score in ranking:
+                totals[candidate] += weight * score
+                votes[name][candidate.config.model_id] = score
+        ranking = ranked(tuple(totals), tuple(totals.values()), self._rng)
+        ranking.votes = votes
+        return ranking
+
+
+def _names(voters: Sequence[tuple[ModelSelector, float]]) -> list[str]:
+    names = [type(selector).__name__.removesuffix("Selector") for selector, _ in voters]
+    return [
+        name if names.count(name) == 1 else f"{name} {names[: i + 1].count(name)}"
+        for i, name in enumerate(names)
+    ]

@@ -1,0 +1,164 @@
+"""Selectors that give each candidate a score: the public one, and the one behind the built-ins."""
+
+from __future__ import annotations
+
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from math import inf
+from typing import final
+
+from asyncroute._endpoint import Eligible, Endpoint
+from asyncroute._estimate import input_tokens
+from asyncroute._inputs import QueryRequest
+from asyncroute._protocols import Candidate, Ranking
+
+__all__ = ("Board", "ScoredSelector", "SplitSelector", "cost_score", "ranked")
+
+COST_SCALE = 0.01
+"""Dollars a request that score 0.5 for cost."""
+
+
+def cost_score(cost: float) -> float:
+    """Score a cost in dollars on an absolute scale: 1 for nothing, 0.5 for a cent."""
+    return COST_SCALE / (COST_SCALE + cost)
+
+
+def ranked(candidates: Sequence[Candidate], scores: Sequence[float], rng: random.Random) -> Ranking:
+    """Rank by score; among equal best ones the least loaded comes first, then one by lot.
+
+    So a burst over equal models spreads, and no place in the configuration is preferred.
+    """
+    best = max(scores)
+    if scores.count(best) == 1:
+        return Ranking(candidates, scores)
+    equal = [i for i, score in enumerate(scores) if score == best]
+    loads = [candidates[i].load for i in equal]
+    least = min(loads)
+    lots = [i for i, load in zip(equal, loads, strict=True) if load == least]
+    weights = [candidates[i].config.weight for i in lots]
+    first = rng.choices(lots, weights)[0] if sum(weights) else rng.choice(lots)
+    order = [first, *(i for i in range(len(scores)) if i != first)]
+    return Ranking([candidates[i] for i in order], [scores[i] for i in order])
+
+
+class ScoredSelector(ABC):
+    """A selector that scores each candidate by itself. Subclass it and write `score`.
+
+    Args:
+        rng: Where ties are decided; of its own by default.
+    """
+
+    def __init__(self, *, rng: random.Random | None = None) -> None:
+        self._rng = rng or random.Random()
+
+    @abstractmethod
+    def score(self, request: QueryRequest, candidate: Candidate, /) -> float:
+        """Score one candidate for this request, from 0 to 1; more is better.
+
+        Called anew for every candidate of every request, so keep it short. It must not suspend.
+        """
+
+    async def select(self, request: QueryRequest, candidates: Sequence[Candidate], /) -> Ranking:
+        """Rank by score; equals by load, then by lot. A single candidate is not scored.
+
+        Raises:
+            ValueError: A score is not a number from 0 to 1.
+        """
+        if len(candidates) == 1:
+            return Ranking(candidates, (1.0,))
+        scores = [self.score(request, candidate) for candidate in candidates]
+        for candidate, score in zip(candidates, scores, strict=True):
+            if not 0 <= score <= 1:
+                raise ValueError(
+                    f"{type(self).__name__} scored {candidate.config.model_id} {score!r}:"
+                    " a score must be a number from 0 to 1"
+                )
+        return ranked(candidates, scores, self._rng)
+
+
+class SplitSelector(ScoredSelector):
+    """A selector whose score is a part of the model's state plus a weighted score of the cost.
+
+    Both are on absolute scales, so that the part of the state can be kept from request to request
+    and is redone only for the models that changed: see `Board`.
+    """
+
+    cost_weight: float = 0.0
+    """The share of the cost in the score."""
+
+    @abstractmethod
+    def state_score(self, candidate: Candidate, /) -> float:
+        """Score what does not depend on the request, from 0 to 1 - `cost_weight`."""
+
+    @final
+    def score(self, request: QueryRequest, candidate: Candidate, /) -> float:
+        """Score the state, and the expected cost over the success rate.
+
+        Over the success rate, because what fails is paid for again elsewhere.
+        """
+        score = self.state_score(candidate)
+        if self.cost_weight:
+            cost = candidate.expected_cost(request) / candidate.success_rate
+            score += self.cost_weight * cost_score(cost)
+        return score
+
+    async def select(self, request: QueryRequest, candidates: Sequence[Candidate], /) -> Ranking:
+        """Rank by score; equals by load, then by lot."""
+        if not isinstance(candidates, Eligible) or len(candidates) == 1:
+            return await super().select(request, candidates)
+        board = candidates.kept.get(self)
+        if not isinstance(board, Board):
+            board = candidates.kept[self] = Board(candidates, self)
+        return ranked(candidates, board.scores(request), self._rng)
+
+
+@final
+class Board:
+    """The scores of one eligible set under one selector, as far as requests do not matter.
+
+    For each endpoint: the state's score, and over the cost scale and success rate the price of a
+    token in, the usual number of tokens out, and the price of a token out.
+    """
+
+    __slots__ = ("_eligible", "_parts", "_places", "_read", "_selector")
+
+    def __init__(self, eligible: Eligible, selector: SplitSelector) -> None:
+        self._eligible = eligible
+        self._selector = selector
+        self._places = {endpoint: i for i, endpoint in enumerate(eligible)}
+        self._read = eligible.journal.end
+        self._parts = [self._part(endpoint) for endpoint in eligible]
+
+    def scores(self, request: QueryRequest) -> list[float]:
+        """Return the score of each endpoint for this request, in their order."""
+        journal = self._eligible.journal
+        if journal.end != self._read:
+            self._refresh()
+        weight = self._selector.cost_weight
+        if not weight:
+            return [part[0] for part in self._parts]
+        n = input_tokens(request)
+        m = request.max_tokens or inf
+        return [
+            state + weight / (1.0 + n * price_in + (usual if usual < m else m) * price_out)
+            for state, price_in, usual, price_out in self._parts
+        ]
+
+    def _refresh(self) -> None:
+        journal = self._eligible.journal
+        changed = journal.since(self._read)
+        self._read = journal.end
+        for endpoint in self._eligible if changed is None else changed:
+            place = self._places.get(endpoint)
+            if place is not None:
+                self._parts[place] = self._part(endpoint)
+
+    def _part(self, endpoint: Endpoint) -> tuple[float, float, float, float]:
+        scale = 1.0 / (COST_SCALE * endpoint.success_rate)
+        return (
+            self._selector.state_score(endpoint),
+            endpoint.input_price * scale,
+            endpoint.usual_output,
+            endpoint.output_price * scale,
+        )
