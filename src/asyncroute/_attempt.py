@@ -1,0 +1,489 @@
+"""One attempt: admit, call the provider, settle. The only place that calls a provider."""
+
+from __future__ import annotations
+
+import asyncio
+from math import inf
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from asyncroute._deadlines import Expiring, Interruptible
+from asyncroute._errors import (
+    AsyncRouteError,
+    AttemptTimeoutError,
+    BudgetExceededError,
+    OverloadedError,
+    ProtocolError,
+    ProviderError,
+    ProviderOverloadedError,
+    RateLimitedError,
+    StreamInterruptedError,
+    UnavailableError,
+    as_provider_error,
+)
+from asyncroute._estimate import text_tokens
+from asyncroute._protocols import Call
+from asyncroute._values import Attempt, Completion, Outcome, Role, Usage
+
+if TYPE_CHECKING:
+    from asyncroute._budget import Reservation
+    from asyncroute._endpoint import Endpoint
+    from asyncroute._grant import Grant
+    from asyncroute._health import Permit
+    from asyncroute._protocols import Provider
+    from asyncroute._runtime import Runtime
+
+__all__ = ("Request", "Stop", "Try")
+
+Stop = Literal["timed_out", "superseded", "cancelled"]
+"""Why an attempt was given up by us."""
+
+_SURELY_SLOW = 3.0
+"""A time-out says something of the model only after so many times its expected latency."""
+
+
+class Request(Protocol):
+    """What an attempt needs to know of the request it is made for."""
+
+    @property
+    def runtime(self) -> Runtime: ...
+    @property
+    def started_at(self) -> float: ...
+    @property
+    def deadline(self) -> float:
+        """May move later while attempts run."""
+        ...
+
+    @property
+    def tokens_in(self) -> int: ...
+    @property
+    def tenant(self) -> str | None: ...
+    def limit_for(self, endpoint: Endpoint, now: float, /) -> float:
+        """The instant at which an attempt that is sent now is given up."""
+        ...
+
+    def others_can_serve(self, endpoint: Endpoint, now: float, /) -> bool:
+        """Whether a model other than this one is able to serve the request."""
+        ...
+
+    def has_stopped(self, attempt: Try, /) -> None:
+        """Told when an attempt is given up, before it has ended."""
+        ...
+
+    def has_committed(self, attempt: Try, /) -> None:
+        """Told when a supervised stream has brought its first content."""
+        ...
+
+    def has_ended(self, attempt: Try, /) -> None:
+        """Told once for each attempt, when it has been settled."""
+        ...
+
+
+class Try(Interruptible):
+    """One try at one model, from its admission to its settlement.
+
+    `run()` never raises an `Exception`: what came of it is read from the attributes.
+
+    Attributes:
+        endpoint: The model.
+        role: Why it is made.
+        call: What the provider is given.
+        completion: The answer, if there is one.
+        error: What went wrong, if something did.
+        stopped_by: Why we gave it up, if we did.
+        is_settled: Whether everything it held has been given back and booked.
+        is_refused: Whether there is an answer that was not accepted.
+        expected_cost: Dollars it was expected to cost.
+        cost: Dollars it did cost, once settled.
+        usage: Tokens it did use, once settled.
+        task: Its own task, where it runs supervised.
+    """
+
+    __slots__ = (
+        "_bucket",
+        "_grant",
+        "_last_instant",
+        "_permit",
+        "_provider",
+        "_request",
+        "_reservation",
+        "call",
+        "completion",
+        "cost",
+        "ended_at",
+        "endpoint",
+        "error",
+        "expected_cost",
+        "is_refused",
+        "is_settled",
+        "role",
+        "sent_at",
+        "started_at",
+        "stopped_by",
+        "task",
+        "usage",
+    )
+
+    def __init__(
+        self,
+        request: Request,
+        endpoint: Endpoint,
+        provider: Provider,
+        permit: Permit,
+        call: Call,
+        role: Role,
+        now: float,
+    ) -> None:
+        super().__init__()
+        self._request = request
+        self._provider = provider
+        self._permit: Permit | None = permit
+        self._grant: Grant | None = None
+        self._reservation: Reservation | None = None
+        self._bucket: set[Expiring] | None = None
+        self._last_instant = inf
+        self.endpoint = endpoint
+        self.call = call
+        self.role: Role = role
+        self.started_at = now
+        self.sent_at: float | None = None
+        self.ended_at: float | None = None
+        self.completion: Completion | None = None
+        self.error: AsyncRouteError | None = None
+        self.stopped_by: Stop | None = None
+        self.is_settled = False
+        self.is_refused = False
+        self.expected_cost = endpoint.cost_of(
+            request.tokens_in, endpoint.expected_output(call.request)
+        )
+        self.cost = 0.0
+        self.usage: Usage | None = None
+        self.task: asyncio.Task[None] | None = None
+        endpoint.assign()
+
+    @property
+    def has_answer(self) -> bool:
+        """Whether there is an answer, or for a stream the beginning of one."""
+        return self.completion is not None
+
+    @property
+    def is_simulated(self) -> bool:
+        """Whether its provider only simulates."""
+        return getattr(self._provider, "is_simulated", False) is True
+
+    @property
+    def runs_inline(self) -> bool:
+        """Whether it may run in the caller's task: its provider ends at once when cancelled."""
+        return getattr(self._provider, "cancels_promptly", False) is True
+
+    async def run(self) -> None:
+        """Admit, call, settle; record what came of it.
+
+        Raises:
+            asyncio.CancelledError: Whoever awaits was cancelled, also where the provider swallowed
+                it or made an error of its own of it: it is delivered again, so that no further
+                call is paid for somebody who has gone.
+        """
+        self.begin()
+        failure: BaseException | None = None
+        is_gone = True
+        try:
+            try:
+                await self._admit()
+                await self._ask()
+            except (Exception, asyncio.CancelledError) as error:
+                failure = error
+            is_gone = self.end()
+            if failure is not None and not is_gone:
+                self._failed(failure)
+        finally:
+            if is_gone and self.stopped_by is None:
+                self.stopped_by = "cancelled"
+            if is_gone or failure is not None or not self._goes_on:
+                self.settle()
+            del failure  # the error's traceback leads to this frame: no way back from here
+        if is_gone:
+            raise asyncio.CancelledError
+
+    @property
+    def _goes_on(self) -> bool:
+        """Whether the call is still open after `run`: a stream that is read on by its consumer."""
+        return False
+
+    async def _admit(self) -> None:
+        """Take money, slot, request and tokens, waiting for the turn if need be.
+
+        Raises:
+            BudgetExceededError: There is no money for it.
+            OverloadedError: It would not be its turn in time, or the model is set aside meanwhile.
+        """
+        request, endpoint, now = self._request, self.endpoint, self.started_at
+        runtime, query = request.runtime, self.call.request
+        if runtime.budgets:
+            self._reservation = runtime.budgets.reserve(
+                endpoint.config.model_id, query.metadata, self.expected_cost, now
+            )
+        lane = endpoint.lane
+        tokens = request.tokens_in + int(endpoint.expected_output(query))
+        self._grant = lane.try_acquire(tokens, now)
+        if self._grant is None:
+            self._grant = await lane.acquire(
+                tokens,
+                deadline=request.deadline,
+                need=endpoint.expected_latency,
+                priority=query.priority,
+                tenant=request.tenant,
+            )
+            now = runtime.now()
+            available_at = endpoint.health.available_at(now)
+            if available_at > now and self._permit and not self._permit.is_probe:
+                raise OverloadedError(
+                    f"{endpoint.config.model_id} was set aside while the request was queued",
+                    retry_after=available_at - now,
+                )
+        self.sent_at = now
+
+    async def _ask(self) -> None:
+        """Call the provider, under the attempt's limit."""
+        self._arm()
+        try:
+            if self._request.runtime.observers:
+                completion = await self._ask_observed()
+            else:
+                completion = await self._provider.complete(self.call)
+        finally:
+            self._disarm()
+        if not isinstance(completion, Completion):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ProtocolError(
+                f"the provider returned a {type(completion).__name__}, not a Completion"
+            )
+        self.completion = completion
+
+    def _arm(self) -> None:
+        request, call = self._request, self.call
+        assert self.sent_at is not None
+        self._last_instant = request.deadline
+        call.deadline = request.limit_for(self.endpoint, self.sent_at)
+        self._bucket = request.runtime.deadlines.arm(self, call.deadline)
+
+    def _disarm(self) -> None:
+        if self._bucket is not None:
+            self._bucket.discard(self)
+            self._bucket = None
+
+    async def _ask_observed(self) -> Completion:
+        observers = self._request.runtime.observers
+        held = observers.started(self.call)
+        error: BaseException | None = None
+        try:
+            return await self._provider.complete(self.call)
+        except BaseException as raised:
+            error = raised
+            raise
+        finally:
+            observers.ended(held, error)
+            del error  # the frame would hold the error, and the error the frame
+
+    def expire(self) -> None:
+        """The attempt's limit has passed. For `Deadlines`."""
+        deadline = self._request.deadline
+        if self._is_cut_by_deadline and deadline > self.call.deadline:
+            # Somebody who is willing to wait longer has joined meanwhile.
+            self._last_instant = self.call.deadline = deadline
+            self._bucket = self._request.runtime.deadlines.arm(self, deadline)
+        else:
+            self.stop("timed_out")
+
+    def stop(self, why: Stop) -> None:
+        """Give the attempt up, once, by one cancellation. It settles when it ends."""
+        if self.is_settled or self.stopped_by is not None:
+            return
+        if self._task is None and self.task is not None:
+            self.task.cancel()  # before its first step: it never runs, and is settled from outside
+        elif not self.interrupt():
+            return
+        self.stopped_by = why
+        if why == "timed_out":
+            waited = self.call.deadline - (self.sent_at or self.started_at)
+            model_id = self.endpoint.config.model_id
+            self.error = AttemptTimeoutError(f"no answer within {waited:.3g} s", model_id=model_id)
+        self._request.has_stopped(self)
+
+    async def leave(self, why: Stop = "cancelled") -> None:
+        """Close what goes on after `run`: nothing, where the answer came whole."""
+
+    @property
+    def _is_cut_by_deadline(self) -> bool:
+        """Whether the attempt's limit was the request's deadline, as it was then."""
+        return self.call.deadline >= self._last_instant
+
+    def _failed(self, error: BaseException) -> None:
+        """Note what went wrong, unless it is only how the provider took being given up."""
+        model_id = self.endpoint.config.model_id
+        if self.stopped_by is not None:
+            return
+        if isinstance(error, (OverloadedError, BudgetExceededError)) and self.sent_at is None:
+            self.error = error
+        elif isinstance(error, asyncio.CancelledError):
+            # Nobody cancelled us: the provider let a cancellation of its own out.
+            self.error = UnavailableError("the provider cancelled itself", model_id=model_id)
+        else:
+            _cut_own_frames(error)
+            self.error = as_provider_error(error, model_id)
+
+    # Settling
+
+    def settle(self) -> None:
+        """Give back and book everything, once, without an await; tell metrics and health."""
+        if self.is_settled:
+            return
+        self.is_settled = True
+        runtime = self._request.runtime
+        self.ended_at = now = runtime.now()
+        self._bill()
+        usage = self.usage
+        if self._grant is not None:
+            if self.sent_at is None:
+                self._grant.cancel(now)
+            else:
+                is_known = usage is not None and not usage.estimated
+                self._grant.release(now, usage.total_tokens if usage and is_known else None)
+        if self._reservation is not None:
+            runtime.budgets.settle(self._reservation, self.cost, now)
+        if self.sent_at is not None:
+            self._tell_metrics(now - self.sent_at)
+        self.give_permit_back(now)
+        self.endpoint.unassign()
+        self._request.has_ended(self)
+
+    def _bill(self) -> None:
+        """Find out what it used and cost: as reported, else an estimate where it was billed."""
+        if self.sent_at is None:
+            return
+        call, completion = self.call, self.completion
+        usage = call.usage
+        if completion is not None:
+            usage = completion.usage or usage
+            if usage is None:
+                usage = Usage(self._request.tokens_in, text_tokens(completion.text), estimated=True)
+        elif usage is None and self._is_billed_unanswered():
+            usage = Usage(self._request.tokens_in, self._tokens_received(), estimated=True)
+        self.usage = usage
+        if call.cost is not None:
+            self.cost = call.cost
+        elif usage is not None:
+            self.cost = self.endpoint.bill(usage)
+
+    def _tokens_received(self) -> int:
+        """Estimate the tokens of what came before the end."""
+        return 0
+
+    def _is_billed_unanswered(self) -> bool:
+        # A provider bills the input of what it has begun to work on, not what it refused.
+        return self.stopped_by is not None or isinstance(
+            self.error, (AttemptTimeoutError, ProtocolError, StreamInterruptedError)
+        )
+
+    def _tell_metrics(self, elapsed: float) -> None:
+        metrics, usage, cost = self.endpoint.metrics, self.usage, self.cost
+        tokens_in, tokens_out = (usage.input_tokens, usage.output_tokens) if usage else (0, 0)
+        if self.completion is not None:
+            metrics.record_success(elapsed, cost, tokens_in, tokens_out)
+        elif self.stopped_by == "superseded":
+            metrics.record_superseded(elapsed, cost, tokens_in, tokens_out)
+        elif self.stopped_by == "cancelled" or self.error is None:
+            metrics.record_cancelled(cost, tokens_in, tokens_out)
+        else:
+            metrics.record_failure(self.error.kind, cost, tokens_in, tokens_out)
+        if usage is not None and usage.estimated and self.call.cost is None:
+            metrics.add_estimated_cost(cost)
+        self.endpoint.learn()
+
+    def give_permit_back(self, now: float) -> None:
+        """Tell health what came of it, once.
+
+        Part of settling; earlier for an attempt that ignores being given up: were it a probe, no
+        other could be sent as long as it goes on.
+        """
+        permit, self._permit = self._permit, None
+        if permit is None:
+            return
+        if self.sent_at is None:
+            self.endpoint.health.forget(permit)
+        else:
+            self._tell_health(permit, now)
+
+    def _tell_health(self, permit: Permit, now: float) -> None:
+        endpoint = self.endpoint
+        health, lane = endpoint.health, endpoint.lane
+        if self.completion is not None:
+            health.succeeded(permit, now)
+            lane.on_success()
+            if endpoint in endpoint.journal.troubled:
+                endpoint.heed(now)
+            return
+        error = self.error
+        if not isinstance(error, ProviderError) or self._says_nothing():
+            health.forget(permit)
+        else:
+            may_eject = self._request.others_can_serve(endpoint, now)
+            retry_after = error.retry_after
+            if error.health == "hard":
+                health.failed(permit, now, may_eject=may_eject)
+            elif error.health == "soft":
+                health.rate_limited(permit, now, retry_after=retry_after, may_eject=may_eject)
+            elif error.health == "eject":
+                health.eject(permit, now, may_eject=may_eject)
+            else:
+                health.forget(permit)
+            if isinstance(error, (RateLimitedError, ProviderOverloadedError)):
+                lane.on_overload(now)
+                if retry_after is not None and retry_after > 0:
+                    cap = self._request.runtime.retry_after_cap
+                    endpoint.block(now + min(retry_after, cap), now)
+        endpoint.heed(now)
+
+    def _says_nothing(self) -> bool:
+        """Whether the failure is ours or the caller's rather than the model's."""
+        if self.stopped_by is None:
+            return False
+        if self.stopped_by != "timed_out" or self._is_cut_by_deadline:
+            return True
+        assert self.sent_at is not None
+        return self.call.deadline - self.sent_at < _SURELY_SLOW * self.endpoint.expected_latency
+
+    # Reporting
+
+    def report(self, outcome: Outcome, now: float) -> Attempt:
+        """Describe the attempt as it stands now, for the request's result."""
+        started, sent = self.started_at, self.sent_at
+        ended = now if self.ended_at is None else self.ended_at
+        usage = self.usage
+        error = self.error
+        return Attempt(
+            self.endpoint.config.model_id,
+            self.role,
+            outcome,
+            started - self._request.started_at,
+            (ended if sent is None else sent) - started,
+            0.0 if sent is None else ended - sent,
+            usage,
+            self.cost,
+            usage is not None and usage.estimated and self.call.cost is None,
+            None if error is None else str(error),
+            None if error is None else error.kind,
+        )
+
+    def __repr__(self) -> str:
+        state = self.stopped_by or ("settled" if self.is_settled else "running")
+        return f"<Try {self.role} {self.endpoint.config.model_id}: {state}>"
+
+
+def _cut_own_frames(error: BaseException) -> None:
+    """Take this module's frames off a traceback.
+
+    They hold the attempt and the attempt holds the error: a cycle that only the collector frees.
+    """
+    traceback = error.__traceback__
+    while traceback is not None and traceback.tb_frame.f_globals is globals():
+        traceback = traceback.tb_next
+    error.__traceback__ = traceback

@@ -1,0 +1,248 @@
+"""Several attempts of one request: who starts when, and who wins. One loop for every mode.
+
+With an infinite stagger it is a fallback chain, with none a race, in between a hedge; the judge
+makes it a cascade, a vote, or a collection of all answers. It is the algorithm of Happy Eyeballs
+(RFC 8305): start one, start the next after a delay or at once after a failure, stop the rest when
+one has won.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from contextvars import Context, copy_context
+from math import inf
+from typing import TYPE_CHECKING, final
+
+from asyncroute._judge import Judge, Verdict
+
+if TYPE_CHECKING:
+    from asyncroute._attempt import Stop, Try
+    from asyncroute._course import Course
+    from asyncroute._deadlines import Expiring
+
+__all__ = ("Stagger",)
+
+
+@final
+class Stagger:
+    """Carries out the attempts of one request.
+
+    An attempt runs in the caller's task where that is possible: its provider ends at once when
+    cancelled, nothing else runs, and any answer wins or no second one is started meanwhile. All
+    others are tasks of the supervisor, and the caller waits for one that was given up no longer
+    than the loser's grace.
+
+    Args:
+        course: The request, and who is next.
+        judge: What an attempt's end means.
+        delay: Seconds after which a hedge is started; inf for never.
+        at_once: How many attempts are started together.
+        hedges: How many hedges are started at most.
+    """
+
+    __slots__ = (
+        "_at_once",
+        "_bucket",
+        "_caller",
+        "_cancelling",
+        "_context",
+        "_course",
+        "_delay",
+        "_ended",
+        "_hedges",
+        "_inline",
+        "_is_over",
+        "_judge",
+        "_live",
+        "_wake",
+    )
+
+    def __init__(
+        self,
+        course: Course,
+        judge: Judge,
+        *,
+        delay: float = inf,
+        at_once: int = 1,
+        hedges: int = 1,
+    ) -> None:
+        self._course = course
+        self._judge = judge
+        self._delay = delay
+        self._at_once = at_once
+        self._hedges = hedges
+        self._live: set[Try] = set()
+        self._ended: deque[Try] = deque()
+        self._inline: Try | None = None
+        self._wake: asyncio.Future[None] | None = None
+        self._caller: asyncio.Task[object] | None = None
+        self._cancelling = 0
+        self._bucket: set[Expiring] | None = None
+        self._context: Context | None = None
+        self._is_over = False
+        course.on_ended = course.on_committed = self._on_ended
+        course.on_stopped = self._on_stopped
+
+    async def run(self) -> Try | None:
+        """Carry the request through.
+
+        Returns:
+            The attempt whose answer won, or the best answer that was not accepted, or None.
+
+        Raises:
+            asyncio.CancelledError: The caller was cancelled; all attempts have been given up.
+        """
+        winner: Try | None = None
+        why: Stop = "cancelled"
+        self._arm_hedge()
+        try:
+            winner = await self._carry_out()
+            why = "superseded"
+        finally:
+            self._is_over = True
+            if self._bucket is not None:
+                self._bucket.discard(self)
+            for attempt in self._ended:
+                await attempt.leave(why)  # a stream that committed in the same turn as the winner
+            if self._live:
+                await self._give_up_losers(why)
+        return winner or self._judge.best()
+
+    async def _carry_out(self) -> Try | None:
+        wanted = self._at_once
+        while True:
+            await self._start(wanted)
+            wanted = 0
+            if not self._ended:
+                if self._live:
+                    await self._next_end()
+                elif await self._pause():
+                    wanted = 1
+                else:
+                    return None
+            while self._ended:
+                attempt = self._ended.popleft()
+                verdict = await self._judge.judge(attempt, len(self._live) + len(self._ended))
+                if verdict is Verdict.WIN:
+                    return attempt
+                if verdict is Verdict.NEXT:
+                    wanted += 1
+
+    async def _start(self, wanted: int) -> None:
+        """Start so many attempts, as far as there are models for them."""
+        course = self._course
+        for _ in range(wanted):
+            attempt = course.next_try(course.runtime.now(), is_raced=self._at_once > 1)
+            if attempt is None:
+                break
+            if self._may_run_inline(attempt):
+                await self._run_inline(attempt)
+            else:
+                self._spawn(attempt)
+
+    def _may_run_inline(self, attempt: Try) -> bool:
+        if self._live or self._at_once > 1 or not attempt.runs_inline:
+            return False
+        return self._delay == inf or self._judge.takes_first_answer
+
+    async def _run_inline(self, attempt: Try) -> None:
+        self._inline = attempt
+        try:
+            await attempt.run()
+        finally:
+            self._inline = None
+        self._ended.append(attempt)
+
+    def _spawn(self, attempt: Try) -> None:
+        self._live.add(attempt)
+        context = None if self._context is None else self._context.copy()
+        attempt.task = self._course.runtime.supervisor.spawn(
+            attempt.run(),
+            name=f"asyncroute {attempt.role} {attempt.endpoint.config.model_id}",
+            context=context,
+        )
+        # One cancelled before its first step never gets to its own settlement.
+        attempt.task.add_done_callback(lambda _: attempt.settle())
+
+    async def _pause(self) -> bool:
+        """Wait until something may be started; False if nothing will."""
+        now = self._course.runtime.now()
+        at = self._course.next_at(now)
+        if at is None:
+            return False
+        await asyncio.sleep(at - now)
+        return True
+
+    async def _next_end(self) -> None:
+        self._wake = self._course.runtime.loop.create_future()
+        try:
+            await self._wake
+        finally:
+            self._wake = None
+
+    # Hedging
+
+    def _arm_hedge(self) -> None:
+        if self._delay == inf:
+            return
+        runtime = self._course.runtime
+        self._caller = asyncio.current_task()
+        self._cancelling = self._caller.cancelling() if self._caller else 0
+        # The timer is shared and runs in nobody's context; the hedge runs in the caller's.
+        self._context = copy_context()
+        self._bucket = runtime.deadlines.arm(self, self._course.started_at + self._delay)
+
+    def expire(self) -> None:
+        """The hedge's delay has passed. For `Deadlines`."""
+        is_leaving = self._caller and self._caller.cancelling() > self._cancelling
+        if self._is_over or self._ended or is_leaving:
+            return
+        now = self._course.runtime.now()
+        attempt = self._course.next_hedge(now)
+        if attempt is not None:
+            self._spawn(attempt)
+            self._hedges -= 1
+            if self._hedges:
+                self._bucket = self._course.runtime.deadlines.arm(self, now + self._delay)
+
+    # What attempts tell
+
+    def _on_stopped(self, attempt: Try) -> None:
+        if attempt in self._live and not self._is_over:
+            runtime = self._course.runtime
+            runtime.loop.call_later(runtime.loser_grace, self._let_go, attempt, context=Context())
+
+    def _on_ended(self, attempt: Try) -> None:
+        if attempt not in self._live:
+            return
+        self._live.discard(attempt)
+        if not self._is_over:
+            self._ended.append(attempt)
+            has_won = attempt.has_answer and self._judge.takes_first_answer
+            if self._inline is not None and has_won:
+                self._inline.stop("superseded")
+        if self._wake is not None and not self._wake.done():
+            self._wake.set_result(None)
+
+    async def _give_up_losers(self, why: Stop) -> None:
+        """Cancel what still runs, and wait for it as long as the grace."""
+        runtime = self._course.runtime
+        for attempt in tuple(self._live):
+            attempt.stop(why)
+        grace = runtime.loop.call_later(runtime.loser_grace, self._let_go_all, context=Context())
+        try:
+            while self._live:
+                await self._next_end()
+        finally:
+            grace.cancel()
+
+    def _let_go(self, attempt: Try) -> None:
+        """Wait no longer for an attempt that ignores being given up. It settles when it ends."""
+        if attempt in self._live:
+            attempt.give_permit_back(self._course.runtime.now())
+            self._on_ended(attempt)
+
+    def _let_go_all(self) -> None:
+        for attempt in tuple(self._live):
+            self._let_go(attempt)
