@@ -1,0 +1,338 @@
+"""Decide: filter the models, let the selector rank what is left, and say why."""
+
+from __future__ import annotations
+
+import random
+from bisect import bisect_left
+from collections.abc import Hashable, Mapping, Sequence
+from math import inf
+from typing import Literal, cast, final
+
+from asyncroute._cache import CacheManager
+from asyncroute._course import Choice
+from asyncroute._endpoint import Eligible, Endpoint, View
+from asyncroute._errors import NoEligibleModelError
+from asyncroute._estimate import input_tokens
+from asyncroute._inputs import Capability, Message, QueryRequest
+from asyncroute._protocols import ModelSelector, Ranking
+from asyncroute._registry import Registry
+from asyncroute._results import CandidateView, RoutingDecision
+
+__all__ = ("RELAXED_IN_ORDER", "Decider")
+
+RELAXED_IN_ORDER = ("max_latency_ms", "required_quality", "capability", "max_cost")
+"""The soft constraints, in the order in which `on_no_candidates="relax"` drops them."""
+
+
+@final
+class _Ranked:
+    """What a decision was made from, as it was then; shaped when somebody asks. See `Trace`."""
+
+    __slots__ = ("_max_tokens", "_ranking", "_tokens_in", "_views")
+
+    def __init__(
+        self, ranking: Ranking, views: Sequence[View], tokens_in: int, max_tokens: int | None
+    ) -> None:
+        self._ranking = ranking
+        self._views = views
+        self._tokens_in = tokens_in
+        self._max_tokens = inf if max_tokens is None else max_tokens
+
+    def candidates(self) -> tuple[CandidateView, ...]:
+        scores = self._ranking.scores
+        order = sorted(range(len(scores)), key=scores.__getitem__, reverse=True)
+        return tuple(self._shaped(self._views[i], scores[i]) for i in order)
+
+    def _shaped(self, view: View, score: float) -> CandidateView:
+        tokens_out = min(view.usual_output, self._max_tokens)
+        config = view.config
+        return CandidateView(
+            config,
+            score,
+            self._tokens_in * config.input_price + tokens_out * config.output_price,
+            view.expected_latency * (0.1 + 0.9 * tokens_out / view.usual_output),
+        )
+
+    def votes(self) -> Mapping[str, Mapping[str, float]]:
+        return self._ranking.votes or {}
+
+
+@final
+class Decider:
+    """Chooses models for requests.
+
+    Args:
+        registry: The models.
+        is_strict: Whether a model must name a capability to have it; else `general` has any.
+        on_no_candidates: Whether to fail, or to drop soft constraints one by one.
+        rng: For slow start.
+
+    Attributes:
+        cache: The eligible sets of request kinds seen lately. Only what does not depend on load,
+            latency or turn, so that a cached decision never herds a burst onto one model.
+    """
+
+    __slots__ = ("_is_strict", "_registry", "_relaxes", "_rng", "_steps", "_version", "cache")
+
+    def __init__(
+        self,
+        registry: Registry,
+        *,
+        is_strict: bool,
+        on_no_candidates: Literal["fail", "relax"],
+        rng: random.Random,
+    ) -> None:
+        self._registry = registry
+        self._is_strict = is_strict
+        self._relaxes = on_no_candidates == "relax"
+        self._rng = rng
+        self._version = -1
+        self._steps: list[int] = []
+        self.cache: CacheManager[Eligible] = CacheManager()
+
+    async def decide(
+        self, request: QueryRequest, strategy: str, selector: ModelSelector, now: float
+    ) -> Choice:
+        """Choose among the models.
+
+        Raises:
+            NoEligibleModelError: No model may serve the request, not even later.
+        """
+        asked = request
+        tokens_in = input_tokens(request)
+        eligible, cached = self._eligible(request, tokens_in)
+        rejected = self._rejected_now(eligible, request, tokens_in) if eligible else {}
+        relaxed: tuple[str, ...] = ()
+        if len(rejected) == len(eligible):
+            reasons = {**eligible.rejected, **_by_id(rejected)}
+            if not self._relaxes:
+                raise _nothing_for(request, reasons)
+            request, relaxed, eligible, rejected = self._relax(request, tokens_in, reasons)
+        away = self._set_aside(eligible, now)
+        candidates: Sequence[Endpoint] = eligible
+        out = {**away, **rejected} if away or rejected else None
+        if out:
+            candidates = [e for e in eligible if e not in out]
+            if not candidates:  # all of them are set aside, for a while
+                candidates = [e for e in eligible if e not in rejected]
+        ranking = await selector.select(request, candidates)
+        order = _order_of(ranking)
+        if self._registry.journal.troubled:
+            order = self._slow_start(order, now)
+        if not order:
+            reasons = {e.config.model_id: "was left out by the selector" for e in candidates}
+            raise _nothing_for(request, reasons)
+        first = order[0]
+        tokens_out = first.expected_output(request)
+        decision = RoutingDecision(
+            asked,
+            strategy,
+            first.config,
+            tuple([endpoint.config for endpoint in order[1:]]),
+            first.cost_of(tokens_in, tokens_out),
+            first.latency_of(tokens_out) * 1000,
+            _score_of(first, ranking),
+            {**eligible.rejected, **_by_id(out)} if out else eligible.rejected,
+            relaxed,
+            cached,
+        )
+        views = [endpoint.view for endpoint in _endpoints_of(ranking)]
+        decision.trace_with(_Ranked(ranking, views, tokens_in, request.max_tokens))
+        if away:
+            order += [e for e in away if e not in order and e not in rejected]
+        return Choice(decision, order, tokens_in, ranking.plan, request)
+
+    # What depends on the kind of request only
+
+    def _eligible(self, request: QueryRequest, tokens_in: int) -> tuple[Eligible, bool]:
+        registry = self._registry
+        if registry.version != self._version:
+            self._version = registry.version
+            self.cache.clear()
+            self._steps = sorted({endpoint.config.max_tokens for endpoint in registry})
+        needed = tokens_in + (request.max_tokens or 1)
+        needs = _features_needed(request)
+        kind: Hashable = (
+            request.capability,
+            request.models,
+            request.exclude,
+            request.required_quality,
+            needs,
+            bisect_left(self._steps, needed),
+        )
+        eligible = self.cache.get(kind)
+        if eligible is not None:
+            return eligible, True
+        rejected: dict[str, str] = {}
+        endpoints: list[Endpoint] = []
+        for endpoint in registry:
+            reason = self._why_not(endpoint, request, needed, needs)
+            if reason is None:
+                endpoints.append(endpoint)
+            else:
+                rejected[endpoint.config.model_id] = reason
+        eligible = Eligible(endpoints, rejected, registry.journal)
+        self.cache.put(kind, eligible)
+        return eligible, False
+
+    def _why_not(
+        self, endpoint: Endpoint, request: QueryRequest, needed: int, needs: frozenset[str]
+    ) -> str | None:
+        config = endpoint.config
+        names = {config.model_id, config.group}
+        if not config.is_available:
+            return "switched off (is_available is False)"
+        if not config.weight:
+            return "has weight 0"
+        if request.models is not None and not names.intersection(request.models):
+            return f"is not among the models asked for: {', '.join(request.models)}"
+        if names.intersection(request.exclude):
+            return "is excluded by the request"
+        if not self._is_capable(endpoint, request.capability):
+            return f"lacks capability {request.capability!r}; has {', '.join(config.capabilities)}"
+        if config.max_tokens < needed:
+            return f"has a window of {config.max_tokens} tokens, {needed} are needed"
+        if config.supports is not None and not needs.issubset(config.supports):
+            return f"does not support {', '.join(sorted(needs.difference(config.supports)))}"
+        quality = request.required_quality
+        if quality is not None and config.quality_score < quality:
+            return f"has quality {config.quality_score:g}, below the required {quality:g}"
+        return None
+
+    def _is_capable(self, endpoint: Endpoint, capability: str) -> bool:
+        general = Capability.GENERAL.value
+        has = endpoint.config.capabilities
+        return (
+            capability == general or capability in has or (not self._is_strict and general in has)
+        )
+
+    # What depends on this request, or on this moment
+
+    def _rejected_now(
+        self, eligible: Eligible, request: QueryRequest, tokens_in: int
+    ) -> dict[Endpoint, str]:
+        """Return those that break a constraint on cost, latency or tokens per minute."""
+        rejected: dict[Endpoint, str] = {}
+        for endpoint in eligible:
+            reason = _over_limits(endpoint, request, tokens_in)
+            if reason is not None:
+                rejected[endpoint] = reason
+        return rejected
+
+    def _set_aside(self, eligible: Eligible, now: float) -> dict[Endpoint, str]:
+        """Return those that health keeps calls away from just now."""
+        away: dict[Endpoint, str] = {}
+        troubled = self._registry.journal.troubled
+        if not troubled:
+            return away
+        for endpoint in eligible:
+            if endpoint in troubled:
+                endpoint.heed(now)
+                available_at = endpoint.health.available_at(now)
+                if available_at > now:
+                    status = endpoint.health.status(now).replace("_", " ")
+                    until = "" if available_at == inf else f" for {available_at - now:.3g} s"
+                    away[endpoint] = f"is {status}{until}"
+        return away
+
+    def _slow_start(self, order: list[Endpoint], now: float) -> list[Endpoint]:
+        """Let models that have just recovered come first only as often as their weight says."""
+        held_back = {
+            endpoint
+            for endpoint in order
+            if endpoint.health.is_ramping(now) and self._rng.random() >= endpoint.health.weight(now)
+        }
+        if not held_back:
+            return order
+        return [*(e for e in order if e not in held_back), *(e for e in order if e in held_back)]
+
+    def _relax(
+        self, request: QueryRequest, tokens_in: int, reasons: Mapping[str, str]
+    ) -> tuple[QueryRequest, tuple[str, ...], Eligible, dict[Endpoint, str]]:
+        """Drop soft constraints in order until there is a candidate.
+
+        Raises:
+            NoEligibleModelError: There is none even so.
+        """
+        relaxed: list[str] = []
+        for field in RELAXED_IN_ORDER:
+            unset = Capability.GENERAL.value if field == "capability" else None
+            if getattr(request, field) == unset:
+                continue
+            request = request.model_copy(update={field: unset})
+            relaxed.append(field)
+            eligible, _ = self._eligible(request, tokens_in)
+            rejected = self._rejected_now(eligible, request, tokens_in)
+            if len(rejected) < len(eligible):
+                return request, tuple(relaxed), eligible, rejected
+        raise _nothing_for(request, reasons)
+
+
+def _features_needed(request: QueryRequest) -> frozenset[str]:
+    """Name the features a model must support for this request: tools, json_schema, images."""
+    if not request.params and request.messages is None:
+        return _NOTHING
+    needs: set[str] = set()
+    if request.params.get("tools"):
+        needs.add("tools")
+    if request.params.get("response_format"):
+        needs.add("json_schema")
+    if any(map(_has_image, request.messages or ())):
+        needs.add("images")
+    return frozenset(needs)
+
+
+_NOTHING: frozenset[str] = frozenset()
+
+
+def _has_image(message: Message) -> bool:
+    content = message.get("content")
+    return isinstance(content, (list, tuple)) and any(
+        isinstance(part, Mapping) and "image" in str(part.get("type"))  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
+        for part in content  # pyright: ignore[reportUnknownVariableType]
+    )
+
+
+def _over_limits(endpoint: Endpoint, request: QueryRequest, tokens_in: int) -> str | None:
+    tokens_out = endpoint.expected_output(request)
+    if request.max_cost is not None:
+        cost = endpoint.cost_of(tokens_in, tokens_out)
+        if cost > request.max_cost:
+            return f"is expected to cost ${cost:.6g}, above max_cost ${request.max_cost:.6g}"
+    if request.max_latency_ms is not None:
+        latency_ms = endpoint.latency_of(tokens_out) * 1000
+        if latency_ms > request.max_latency_ms:
+            return (
+                f"is expected to take {latency_ms:.0f} ms,"
+                f" above max_latency_ms {request.max_latency_ms:g}"
+            )
+    limit = endpoint.config.tokens_per_minute
+    if limit is not None and tokens_in + tokens_out > limit:
+        return f"has tokens_per_minute {limit}, {tokens_in + tokens_out:.0f} are needed"
+    return None
+
+
+def _endpoints_of(ranking: Ranking) -> Sequence[Endpoint]:
+    # A selector ranks what it was given, and it was given endpoints.
+    return cast("Sequence[Endpoint]", ranking.candidates)
+
+
+def _order_of(ranking: Ranking) -> list[Endpoint]:
+    scores, candidates = ranking.scores, _endpoints_of(ranking)
+    order = sorted(range(len(scores)), key=scores.__getitem__, reverse=True)
+    return [candidates[i] for i in order]
+
+
+def _score_of(endpoint: Endpoint, ranking: Ranking) -> float:
+    return ranking.scores[ranking.candidates.index(endpoint)]
+
+
+def _by_id(rejected: Mapping[Endpoint, str]) -> dict[str, str]:
+    return {endpoint.config.model_id: reason for endpoint, reason in rejected.items()}
+
+
+def _nothing_for(request: QueryRequest, reasons: Mapping[str, str]) -> NoEligibleModelError:
+    if not reasons:
+        return NoEligibleModelError("the router has no models")
+    listed = "; ".join(f"{model} {reason}" for model, reason in reasons.items())
+    return NoEligibleModelError(f"no model may serve the request: {listed}", reasons=reasons)

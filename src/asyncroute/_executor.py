@@ -1,0 +1,397 @@
+"""Carries requests through: decide, admit, attempt, settle."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Hashable
+from functools import partial
+from itertools import count
+from math import inf
+from typing import TYPE_CHECKING, final
+
+from asyncroute._attempt import Try
+from asyncroute._caching import is_worth_keeping, shared_copy
+from asyncroute._course import Choice, Course
+from asyncroute._errors import (
+    AsyncRouteError,
+    DeadlineExceededError,
+    NoEligibleModelError,
+    RouterStateError,
+)
+from asyncroute._judge import Everything
+from asyncroute._modes import Manner, staggered
+from asyncroute._outcome import answered, failed, refused, reported, reports, streamed
+from asyncroute._stagger import Stagger
+from asyncroute._stream import OpenStream
+from asyncroute._stream_try import StreamTry
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from asyncroute._cache import CacheManager
+    from asyncroute._decide import Decider
+    from asyncroute._inputs import QueryRequest
+    from asyncroute._protocols import ModelSelector, Provider
+    from asyncroute._results import ExecutionResult
+    from asyncroute._runtime import Runtime
+    from asyncroute._single_flight import Flight
+
+__all__ = ("Counters", "Executor")
+
+
+@final
+class Counters:
+    """What a router's requests came to, over all time."""
+
+    __slots__ = ("cached", "failed", "succeeded")
+
+    def __init__(self) -> None:
+        self.succeeded = 0
+        self.failed = 0
+        self.cached = 0
+
+    @property
+    def requests(self) -> int:
+        """All requests that were decided."""
+        return self.succeeded + self.failed
+
+
+@final
+class Executor:
+    """Executes the requests of one open router.
+
+    Args:
+        runtime: What they share.
+        decider: Chooses models.
+        counters: Counts results.
+        timeout: Seconds for a request that does not say.
+        fair_by: The key of `metadata` by which waiting requests take turns.
+    """
+
+    __slots__ = (
+        "_counters",
+        "_courses",
+        "_decider",
+        "_fair_by",
+        "_idle",
+        "_is_closing",
+        "_next_id",
+        "_prefix",
+        "_timeout",
+        "runtime",
+    )
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        decider: Decider,
+        counters: Counters,
+        *,
+        timeout: float,
+        fair_by: str | None,
+    ) -> None:
+        self.runtime = runtime
+        self._decider = decider
+        self._counters = counters
+        self._timeout = timeout
+        self._fair_by = fair_by
+        self._courses: set[Course] = set()
+        self._idle: asyncio.Future[None] | None = None
+        self._is_closing = False
+        self._next_id: Callable[[], int] = count(1).__next__
+        self._prefix = f"{random.getrandbits(48):012x}-"
+
+    def new_id(self) -> str:
+        """Return the id of a new request, unique without coordination."""
+        return f"{self._prefix}{self._next_id():x}"
+
+    def deadline_of(self, request: QueryRequest, started_at: float) -> float:
+        """The instant at which a request must be over."""
+        timeout = request.timeout
+        return started_at + (self._timeout if timeout is None else timeout)
+
+    async def carry(
+        self,
+        request: QueryRequest,
+        strategy: str,
+        selector: ModelSelector,
+        manner: Manner,
+        *,
+        provider: Provider | None = None,
+        flight: Flight[ExecutionResult] | None = None,
+    ) -> ExecutionResult:
+        """Execute a request until one answer wins.
+
+        Args:
+            request: The request.
+            strategy: The strategy's name, for the decision.
+            selector: The strategy.
+            manner: How to execute it.
+            provider: Calls every model instead of its own provider, if given.
+            flight: The shared run this is, if it is one: its deadline may move later.
+
+        Raises:
+            RouterStateError: The router was closed meanwhile.
+            asyncio.CancelledError: The caller was cancelled; every attempt has been settled, or
+                keeps nothing but its own slot.
+        """
+        started_at = self.runtime.now()
+        try:
+            choice = await self._decider.decide(request, strategy, selector, started_at)
+        except NoEligibleModelError as error:
+            return self._refused(request, error, started_at)
+        plan = choice.plan
+        course = self._course(choice, started_at, provider, manner.at_once(plan), manner.width)
+        if flight is not None:
+            course.extend(flight.deadline)
+            flight.on_later = course.extend
+        stagger = staggered(course, manner, plan, choice.order[0])
+        winner = None
+        try:
+            winner = await stagger.run()
+        except asyncio.CancelledError:
+            self._tell_attempts(course)
+            raise
+        finally:
+            self._leave(course)
+        if winner is None and course.is_closed:
+            raise RouterStateError("the router was closed while the request was in flight")
+        now = self.runtime.now()
+        if winner is not None:
+            self._counters.succeeded += 1
+            result = answered(course, winner, choice.decision, self.new_id(), now)
+        else:
+            self._counters.failed += 1
+            result = failed(course, choice.decision, self.new_id(), now)
+        self._tell(request, result)
+        return result
+
+    async def carry_all(
+        self, request: QueryRequest, strategy: str, selector: ModelSelector, width: int
+    ) -> list[ExecutionResult]:
+        """Execute a request at several models at once; see `LLMRouter.execute_all`."""
+        started_at = self.runtime.now()
+        try:
+            choice = await self._decider.decide(request, strategy, selector, started_at)
+        except NoEligibleModelError as error:
+            return [self._refused(request, error, started_at)]
+        course = self._course(choice, started_at, None, width, width)
+        try:
+            await Stagger(course, Everything(), at_once=width).run()
+        except asyncio.CancelledError:
+            self._tell_attempts(course)
+            raise
+        finally:
+            self._leave(course)
+        if course.is_closed:
+            raise RouterStateError("the router was closed while the request was in flight")
+        now = self.runtime.now()
+        if not course.tries:
+            results = [failed(course, choice.decision, self.new_id(), now)]
+        else:
+            results = [
+                reported(course, attempt, choice.decision, self.new_id(), now)
+                for attempt in course.tries
+            ]
+        for result in results:
+            if result.success:
+                self._counters.succeeded += 1
+            else:
+                self._counters.failed += 1
+            self._tell(request, result)
+        return results
+
+    async def carry_shared(
+        self,
+        cache: CacheManager[ExecutionResult],
+        key: Hashable,
+        request: QueryRequest,
+        strategy: str,
+        selector: ModelSelector,
+        manner: Manner,
+    ) -> ExecutionResult:
+        """Answer from the cache, or join the run that fetches the answer, or start that run.
+
+        The run is the supervisor's and goes on for the others when a caller leaves.
+        """
+        started_at = self.runtime.now()
+        result = cache.get(key)
+        if result is None:
+            is_mine = False
+
+            async def fetch(flight: Flight[ExecutionResult]) -> ExecutionResult:
+                nonlocal is_mine
+                is_mine = True
+                return await self.carry(request, strategy, selector, manner, flight=flight)
+
+            try:
+                result = await cache.run(
+                    key,
+                    fetch,
+                    deadline=self.deadline_of(request, started_at),
+                    spawn=partial(self.runtime.supervisor.spawn, name="asyncroute shared run"),
+                    should_keep=is_worth_keeping,
+                )
+            except TimeoutError:
+                waited = self.runtime.now() - started_at
+                error = DeadlineExceededError(f"no answer within {waited:.3g} s of a shared run")
+                return self._refused(request, error, started_at)
+            if is_mine:
+                return result
+        copy = shared_copy(result, self.new_id(), self.runtime.now() - started_at)
+        counters = self._counters
+        counters.cached += 1
+        if copy.success:
+            counters.succeeded += 1
+        else:
+            counters.failed += 1
+        if self.runtime.observers:
+            self.runtime.observers.resulted(request, copy)
+        return copy
+
+    async def open_stream(
+        self,
+        request: QueryRequest,
+        strategy: str,
+        selector: ModelSelector,
+        manner: Manner,
+        make_try: Callable[..., Try],
+    ) -> OpenStream:
+        """Carry a request on to the first content of a stream.
+
+        Raises:
+            AsyncRouteError: What kept every model from answering.
+            asyncio.CancelledError: The caller was cancelled.
+        """
+        started_at = self.runtime.now()
+        try:
+            choice = await self._decider.decide(request, strategy, selector, started_at)
+        except NoEligibleModelError as error:
+            self._refused(request, error, started_at)
+            raise
+        course = self._course(
+            choice, started_at, None, manner.at_once(None), manner.width, make_try=make_try
+        )
+        winner = None
+        try:
+            stagger = staggered(course, manner, None, choice.order[0], streams=True)
+            winner = await stagger.run()
+        except asyncio.CancelledError:
+            self._tell_attempts(course)
+            raise
+        finally:
+            if winner is None:
+                self._leave(course)
+        if winner is None:
+            if course.is_closed:
+                raise RouterStateError("the router was closed while the stream was opened")
+            self._counters.failed += 1
+            result = failed(course, choice.decision, self.new_id(), self.runtime.now())
+            self._tell(request, result)
+            assert result.exception is not None
+            raise result.exception
+        assert isinstance(winner, StreamTry)
+        return OpenStream(course, winner, choice.decision)
+
+    def close_stream(self, opened: OpenStream) -> ExecutionResult:
+        """Make the result of a stream that has ended or was left."""
+        self._leave(opened.course)
+        result = streamed(
+            opened.course, opened.attempt, opened.decision, self.new_id(), self.runtime.now()
+        )
+        if result.success:
+            self._counters.succeeded += 1
+        else:
+            self._counters.failed += 1
+        self._tell(opened.decision.request, result)
+        return result
+
+    def _course(
+        self,
+        choice: Choice,
+        started_at: float,
+        provider: Provider | None,
+        at_once: int,
+        width: int | None,
+        make_try: Callable[..., Try] = Try,
+    ) -> Course:
+        if self._is_closing:
+            raise RouterStateError("the router is closing")
+        runtime = self.runtime
+        runtime.retries.deposit()
+        runtime.hedges.deposit()
+        tenant = None
+        if self._fair_by is not None:
+            tenant = str(choice.request.metadata.get(self._fair_by))
+        if width is not None:
+            del choice.order[max(width, at_once) :]
+        course = Course(
+            runtime,
+            choice,
+            started_at=started_at,
+            deadline=self.deadline_of(choice.request, started_at),
+            tenant=tenant,
+            provider=provider,
+            at_once=at_once,
+            make_try=make_try,
+        )
+        self._courses.add(course)
+        return course
+
+    def _leave(self, course: Course) -> None:
+        self._courses.discard(course)
+        if self._idle is not None and not self._courses and not self._idle.done():
+            self._idle.set_result(None)
+
+    def _refused(
+        self, request: QueryRequest, error: AsyncRouteError, started_at: float
+    ) -> ExecutionResult:
+        self._counters.failed += 1
+        result = refused(error, self.new_id(), self.runtime.now() - started_at)
+        self._tell(request, result)
+        return result
+
+    def _tell(self, request: QueryRequest, result: ExecutionResult) -> None:
+        observers = self.runtime.observers
+        if observers:
+            observers.attempted(request, result.attempts)
+            observers.resulted(request, result)
+
+    def _tell_attempts(self, course: Course) -> None:
+        """Tell of the attempts of a request whose caller has gone: there is no result."""
+        observers = self.runtime.observers
+        if observers:
+            observers.attempted(course.request, reports(course, None, self.runtime.now()))
+
+    # Closing
+
+    async def drain(self, seconds: float) -> None:
+        """Start nothing more, and wait so long at most until no request is in flight."""
+        self._is_closing = True
+        if not self._courses:
+            return
+        loop = self.runtime.loop
+        self._idle = idle = loop.create_future()
+        timer = loop.call_later(seconds, _set_once, idle) if seconds < inf else None
+        try:
+            await idle
+        finally:
+            self._idle = None
+            if timer is not None:
+                timer.cancel()
+
+    def abort(self) -> Sequence[Course]:
+        """Give up every request in flight."""
+        courses = tuple(self._courses)
+        for course in courses:
+            course.close()
+        return courses
+
+    def __repr__(self) -> str:
+        return f"<Executor: {len(self._courses)} requests in flight>"
+
+
+def _set_once(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)

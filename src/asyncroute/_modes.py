@@ -1,0 +1,120 @@
+"""The modes of execution: which judge, which stagger, how many at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import inf
+from typing import TYPE_CHECKING, Literal, final
+
+from asyncroute._errors import ConfigurationError
+from asyncroute._judge import Accepting, FirstAnswer, Quorum
+from asyncroute._protocols import Accept
+from asyncroute._stagger import Stagger
+
+if TYPE_CHECKING:
+    from asyncroute._course import Course
+    from asyncroute._endpoint import Endpoint
+    from asyncroute._protocols import Plan
+
+__all__ = ("Manner", "Mode", "staggered")
+
+Mode = Literal["sequential", "hedged", "race", "cascade"]
+
+_HEDGE_QUANTILE = 0.95
+_HEDGE_SAMPLES = 20
+_UNOBSERVED = 3.0
+"""Times the expected latency after which a hedge starts while too little has been observed."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Manner:
+    """How a caller wants a request executed.
+
+    Raises:
+        ConfigurationError: Values that cannot be meant, or do not go together.
+    """
+
+    mode: Mode | None = None
+    width: int | None = None
+    hedge_after: float | None = None
+    accept: Accept | None = None
+
+    def __post_init__(self) -> None:
+        if self.mode not in (None, "sequential", "hedged", "race", "cascade"):
+            raise ConfigurationError(
+                f"mode must be sequential, hedged, race or cascade, got {self.mode!r}"
+            )
+        if self.width is not None and self.width < 1:
+            raise ConfigurationError(f"width must be 1 or more, got {self.width!r}")
+        if self.hedge_after is not None and not self.hedge_after >= 0:
+            raise ConfigurationError(
+                f"hedge_after must be 0 or more seconds, got {self.hedge_after!r}"
+            )
+        if self.hedge_after is not None and self.mode != "hedged":
+            raise ConfigurationError(f"hedge_after goes with mode 'hedged', not {self.mode!r}")
+        if self.mode == "cascade" and self.accept is None:
+            raise ConfigurationError("mode 'cascade' needs accept=, which says what is good enough")
+        if self.accept is not None and self.mode != "cascade":
+            raise ConfigurationError(f"accept goes with mode 'cascade', not {self.mode!r}")
+
+    def at_once(self, plan: Plan | None) -> int:
+        """How many attempts are started together."""
+        if self.mode == "race":
+            return self.width or 2
+        if self.mode is None and plan is not None and plan.stagger == 0:
+            return plan.quorum or plan.width
+        return 1
+
+
+SEQUENTIAL = Manner()
+
+
+def staggered(
+    course: Course, manner: Manner, plan: Plan | None, first: Endpoint, *, streams: bool = False
+) -> Stagger:
+    """Put together what carries a request out in this manner."""
+    mode = manner.mode
+    if mode is None and plan is not None:
+        return _planned(course, manner, plan)
+    if mode == "hedged":
+        delay = manner.hedge_after
+        if delay is None:
+            delay = hedge_delay(first, streams=streams)
+        hedges = (manner.width or 2) - 1
+        return Stagger(course, FirstAnswer(), delay=delay if hedges else inf, hedges=hedges)
+    if mode == "race":
+        return Stagger(course, FirstAnswer(), at_once=manner.at_once(None))
+    if mode == "cascade":
+        assert manner.accept is not None
+        judge = Accepting(manner.accept, course.runtime.deadlines, course.deadline)
+        return Stagger(course, judge)
+    return Stagger(course, FirstAnswer())
+
+
+def _planned(course: Course, manner: Manner, plan: Plan) -> Stagger:
+    """What the selector wished for."""
+    if plan.quorum is not None:
+        judge = Quorum(plan.quorum, plan.agree)
+    elif plan.accept is not None:
+        judge = Accepting(plan.accept, course.runtime.deadlines, course.deadline)
+    else:
+        judge = FirstAnswer()
+    at_once = manner.at_once(plan)
+    delay = plan.stagger if plan.stagger > 0 else inf
+    return Stagger(course, judge, delay=delay, at_once=at_once, hedges=max(plan.width - 1, 1))
+
+
+def hedge_delay(endpoint: Endpoint, *, streams: bool) -> float:
+    """Seconds after which a hedge is worth its cost: the model's p95, at least twice its median.
+
+    For a stream, of its time to the first token. Before twenty samples three times the expected
+    latency. Source: Dean and Barroso, The Tail at Scale (2013).
+    """
+    metrics = endpoint.metrics
+    percentile = metrics.ttft_percentile if streams else metrics.latency_percentile
+    p95 = percentile(_HEDGE_QUANTILE, _HEDGE_SAMPLES)
+    median = percentile(0.5, _HEDGE_SAMPLES)
+    if p95 is None or median is None:
+        return _UNOBSERVED * endpoint.expected_latency
+    return max(p95, 2.0 * median)
