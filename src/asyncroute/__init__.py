@@ -62,8 +62,8 @@ from asyncroute._selectors import (
     RouterEnsemble,
     ScoredSelector,
 )
-from asyncroute._values import Attempt, Chunk, Completion, Usage
 from asyncroute._stream import Stream
+from asyncroute._values import Attempt, Chunk, Completion, Usage
 
 if TYPE_CHECKING:
     from asyncroute.manager import LLMRoutingManager

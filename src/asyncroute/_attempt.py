@@ -106,6 +106,7 @@ class Try(Interruptible):
         "_provider",
         "_request",
         "_reservation",
+        "_tokens",
         "call",
         "completion",
         "cost",
@@ -152,9 +153,9 @@ class Try(Interruptible):
         self.stopped_by: Stop | None = None
         self.is_settled = False
         self.is_refused = False
-        self.expected_cost = endpoint.cost_of(
-            request.tokens_in, endpoint.expected_output(call.request)
-        )
+        tokens_in, tokens_out = request.tokens_in, endpoint.expected_output(call.request)
+        self._tokens = tokens_in + int(tokens_out)
+        self.expected_cost = endpoint.cost_of(tokens_in, tokens_out)
         self.cost = 0.0
         self.usage: Usage | None = None
         self.task: asyncio.Task[None] | None = None
@@ -183,12 +184,13 @@ class Try(Interruptible):
                 it or made an error of its own of it: it is delivered again, so that no further
                 call is paid for somebody who has gone.
         """
-        self.begin()
+        self.begin(self._request.runtime.loop)
         failure: BaseException | None = None
         is_gone = True
         try:
             try:
-                await self._admit()
+                if not self._admit_at_once():
+                    await self._queue_up()
                 await self._ask()
             except (Exception, asyncio.CancelledError) as error:
                 failure = error
@@ -209,37 +211,45 @@ class Try(Interruptible):
         """Whether the call is still open after `run`: a stream that is read on by its consumer."""
         return False
 
-    async def _admit(self) -> None:
-        """Take money, slot, request and tokens, waiting for the turn if need be.
+    def _admit_at_once(self) -> bool:
+        """Reserve money, and take slot, request and tokens if it is nobody else's turn.
 
         Raises:
             BudgetExceededError: There is no money for it.
+        """
+        endpoint, now = self.endpoint, self.started_at
+        budgets = self._request.runtime.budgets
+        if budgets:
+            self._reservation = budgets.reserve(
+                endpoint.config.model_id, self.call.request.metadata, self.expected_cost, now
+            )
+        self._grant = endpoint.lane.try_acquire(self._tokens, now)
+        if self._grant is None:
+            return False
+        self.sent_at = now
+        return True
+
+    async def _queue_up(self) -> None:
+        """Wait for the turn to take slot, request and tokens.
+
+        Raises:
             OverloadedError: It would not be its turn in time, or the model is set aside meanwhile.
         """
-        request, endpoint, now = self._request, self.endpoint, self.started_at
-        runtime, query = request.runtime, self.call.request
-        if runtime.budgets:
-            self._reservation = runtime.budgets.reserve(
-                endpoint.config.model_id, query.metadata, self.expected_cost, now
+        request, endpoint = self._request, self.endpoint
+        self._grant = await endpoint.lane.acquire(
+            self._tokens,
+            deadline=request.deadline,
+            need=endpoint.expected_latency,
+            priority=self.call.request.priority,
+            tenant=request.tenant,
+        )
+        now = request.runtime.now()
+        available_at = endpoint.health.available_at(now)
+        if available_at > now and self._permit and not self._permit.is_probe:
+            raise OverloadedError(
+                f"{endpoint.config.model_id} was set aside while the request was queued",
+                retry_after=available_at - now,
             )
-        lane = endpoint.lane
-        tokens = request.tokens_in + int(endpoint.expected_output(query))
-        self._grant = lane.try_acquire(tokens, now)
-        if self._grant is None:
-            self._grant = await lane.acquire(
-                tokens,
-                deadline=request.deadline,
-                need=endpoint.expected_latency,
-                priority=query.priority,
-                tenant=request.tenant,
-            )
-            now = runtime.now()
-            available_at = endpoint.health.available_at(now)
-            if available_at > now and self._permit and not self._permit.is_probe:
-                raise OverloadedError(
-                    f"{endpoint.config.model_id} was set aside while the request was queued",
-                    retry_after=available_at - now,
-                )
         self.sent_at = now
 
     async def _ask(self) -> None:
@@ -352,7 +362,10 @@ class Try(Interruptible):
         if self.sent_at is not None:
             self._tell_metrics(now - self.sent_at)
         self.give_permit_back(now)
-        self.endpoint.unassign()
+        if self.sent_at is None:
+            self.endpoint.unassign()
+        else:
+            self.endpoint.settled()
         self._request.has_ended(self)
 
     def _bill(self) -> None:
@@ -396,7 +409,6 @@ class Try(Interruptible):
             metrics.record_failure(self.error.kind, cost, tokens_in, tokens_out)
         if usage is not None and usage.estimated and self.call.cost is None:
             metrics.add_estimated_cost(cost)
-        self.endpoint.learn()
 
     def give_permit_back(self, now: float) -> None:
         """Tell health what came of it, once.

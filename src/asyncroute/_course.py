@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import inf
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, cast, final
 
 from asyncroute._attempt import Try
 from asyncroute._endpoint import Endpoint
@@ -15,38 +14,71 @@ from asyncroute._errors import (
     ProviderError,
 )
 from asyncroute._inputs import QueryRequest
-from asyncroute._protocols import Call, Plan
+from asyncroute._protocols import Call, Ranking
 from asyncroute._results import RoutingDecision
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection, Sequence
 
     from asyncroute._health import Permit
     from asyncroute._protocols import Provider
     from asyncroute._runtime import Runtime
     from asyncroute._values import Role
 
-__all__ = ("Choice", "Course")
+__all__ = ("Choice", "Course", "in_order")
 
 
 @final
-@dataclass(slots=True)
 class Choice:
     """What deciding came to.
 
-    Attributes:
+    Args:
         decision: For the user.
-        order: The candidates, best first; those set aside for a while come last.
+        ranking: The candidates with their scores.
+        order: The candidates, best first, where something other than their scores decides; those
+            set aside for a while come last.
         tokens_in: Estimated tokens of input.
-        plan: How the selector wants the ranking executed, if it has a wish.
         request: The request without the constraints that were relaxed.
     """
 
-    decision: RoutingDecision
-    order: list[Endpoint]
-    tokens_in: int
-    plan: Plan | None
-    request: QueryRequest
+    __slots__ = ("_order", "decision", "first", "ranking", "request", "tokens_in")
+
+    def __init__(
+        self,
+        decision: RoutingDecision,
+        ranking: Ranking,
+        first: Endpoint,
+        order: list[Endpoint] | None,
+        tokens_in: int,
+        request: QueryRequest,
+    ) -> None:
+        self.decision = decision
+        self.ranking = ranking
+        self.first = first
+        self.tokens_in = tokens_in
+        self.request = request
+        self._order = order
+
+    @property
+    def order(self) -> list[Endpoint]:
+        """The candidates, best first. Made when asked for: most requests need only the first."""
+        if self._order is None:
+            self._order = in_order(self.ranking)
+        return self._order
+
+    def keep(self, width: int) -> None:
+        """Drop all but so many of the best."""
+        del self.order[width:]
+
+    def __len__(self) -> int:
+        return len(self.ranking.scores) if self._order is None else len(self._order)
+
+
+def in_order(ranking: Ranking) -> list[Endpoint]:
+    """The candidates of a router's ranking, best first."""
+    # A selector ranks what it was given, and it was given endpoints.
+    candidates = cast("Sequence[Endpoint]", ranking.candidates)
+    return [candidates[i] for i in ranking.order()]
 
 
 @final
@@ -76,14 +108,14 @@ class Course:
 
     __slots__ = (
         "_chained",
+        "_choice",
         "_make_try",
         "_max_models",
         "_models",
-        "_order",
         "_planned",
         "_provider",
+        "_rest",
         "_retries",
-        "_untried",
         "deadline",
         "is_closed",
         "on_committed",
@@ -120,15 +152,23 @@ class Course:
         self.on_stopped: Callable[[Try], None] | None = None
         self.on_committed: Callable[[Try], None] | None = None
         self.on_ended: Callable[[Try], None] | None = None
-        self._order = choice.order
-        self._untried = list(choice.order)
+        self._choice = choice
+        self._rest: list[Endpoint] | None = None
         self._provider = provider
         self._make_try = make_try
-        self._max_models = max(runtime.fallback.max_models, at_once)
+        self._max_models = min(max(runtime.fallback.max_models, at_once), len(choice))
         self._models = 0
         self._retries: dict[str, int] = {}
         self._planned: tuple[float, Endpoint] | None = None
         self._chained = False
+
+    @property
+    def _untried(self) -> list[Endpoint]:
+        """The candidates not tried yet, best first."""
+        if self._rest is None:
+            tried = [attempt.endpoint for attempt in self.tries]
+            self._rest = [e for e in self._choice.order if e not in tried]
+        return self._rest
 
     # Who is next
 
@@ -138,18 +178,23 @@ class Course:
             return None
         if self._planned is not None and now >= self._planned[0]:
             return self._planned_try(now)
-        endpoint, permit = self._next_candidate(now)
-        if endpoint is None or permit is None:
+        if self._rest is None and not self.tries:
+            permit = self._choice.first.health.try_pass(now)
+            if permit is not None:  # nearly always: the rest need not even be listed
+                return self._try(self._choice.first, permit, "race" if is_raced else "first", now)
+        candidate = self._next_candidate(now)
+        if candidate is None:
             return None
-        role: Role = "race" if is_raced else "fallback" if self._has_failed() else "first"
-        return self._try(endpoint, permit, role, now)
+        role: Role = "race" if is_raced else "fallback" if self.tries else "first"
+        return self._try(*candidate, role, now)
 
     def next_hedge(self, now: float) -> Try | None:
         """Start a hedge, if a model and the budgets allow it: another provider's model first."""
         running = {attempt.endpoint.config.provider for attempt in self.tries}
-        endpoint, permit = self._next_candidate(now, avoid=running)
-        if endpoint is None or permit is None:
+        candidate = self._next_candidate(now, avoid=running)
+        if candidate is None:
             return None
+        endpoint, permit = candidate
         hedges, retries = self.runtime.hedges, self.runtime.retries
         cost = self._expected_cost(endpoint)
         if not hedges.try_withdraw(cost, self.runtime.metrics.total_spend):
@@ -169,7 +214,7 @@ class Course:
         """
         if self.is_closed:
             return None
-        if not self._has_failed():
+        if not self.tries:
             earliest = min((e.health.available_at(now) for e in self._untried), default=inf)
             return earliest if earliest < self.deadline else None
         retry = self._plan_retry(now)
@@ -177,36 +222,38 @@ class Course:
 
     def earliest_return(self, now: float) -> float | None:
         """Seconds until the first model that is set aside comes back, if that can be told."""
-        earliest = min((e.health.available_at(now) for e in self._order), default=inf)
+        earliest = min((e.health.available_at(now) for e in self._choice.order), default=inf)
         return earliest - now if now < earliest < inf else None
 
     def _next_candidate(
-        self, now: float, avoid: set[str] | None = None
-    ) -> tuple[Endpoint | None, Permit | None]:
+        self, now: float, avoid: Collection[str] = ()
+    ) -> tuple[Endpoint, Permit] | None:
+        """Return the best model that may follow and may be called now, with its permit."""
         if self._models >= self._max_models:
-            return None, None
-        self._follow_chain()
-        candidates = [e for e in self._untried if self._may_follow(e)]
+            return None
+        if self.tries:
+            self._follow_chain()
+        candidates = self._untried
         if avoid:
-            candidates.sort(key=lambda endpoint: endpoint.config.provider in avoid)
+            candidates = sorted(candidates, key=lambda e: e.config.provider in avoid)
         for endpoint in candidates:
-            permit = endpoint.health.try_pass(now)
-            if permit is not None:
-                return endpoint, permit
-        if not self.tries and all(e.health.is_ejected_hard(now) for e in candidates):
+            if not self.tries or self._may_follow(endpoint):
+                permit = endpoint.health.try_pass(now)
+                if permit is not None:
+                    return endpoint, permit
+        if not self.tries and candidates and all(e.health.is_ejected_hard(now) for e in candidates):
             # Panic: nothing is left to lose, and nothing can be probed.
-            for endpoint in candidates:
-                return endpoint, endpoint.health.pass_anyway()
-        return None, None
+            return candidates[0], candidates[0].health.pass_anyway()
+        return None
 
     def _follow_chain(self) -> None:
-        if self._chained or not self._has_failed():
+        if self._chained:
             return
         self._chained = True
         chain = self.runtime.fallback.chain_after(self.tries[0].endpoint.config.model_id)
         if chain is not None:
             by_id = {endpoint.config.model_id: endpoint for endpoint in self._untried}
-            self._untried = [by_id[model_id] for model_id in chain if model_id in by_id]
+            self._rest = [by_id[model_id] for model_id in chain if model_id in by_id]
 
     def _may_follow(self, endpoint: Endpoint) -> bool:
         allows = self.runtime.fallback.allows
@@ -268,9 +315,6 @@ class Course:
         self._retries[model_id] = self._retries.get(model_id, 0) + 1
         return self._try(endpoint, permit, "retry", now)
 
-    def _has_failed(self) -> bool:
-        return bool(self.tries)
-
     def _try(self, endpoint: Endpoint, permit: Permit, role: Role, now: float) -> Try:
         provider = self._provider or endpoint.provider
         if provider is None:
@@ -280,8 +324,9 @@ class Course:
                 " which was not given"
             )
         if role != "retry":
-            self._untried.remove(endpoint)
             self._models += 1
+            if self._rest is not None:
+                self._rest.remove(endpoint)
         call = Call(endpoint.config, self.request, self.deadline)
         attempt = self._make_try(self, endpoint, provider, permit, call, role, now)
         self.tries.append(attempt)
@@ -300,9 +345,13 @@ class Course:
         if timeout is not None:
             return min(now + timeout, self.deadline)
         left = self.deadline - now
-        if left == inf or not self._untried or self._models >= self._max_models:
+        if left == inf or self._models >= self._max_models:
             return self.deadline
         half = left / 2
+        if endpoint.journal.slowest * 3.0 <= half:
+            return now + half  # no model is so slow that it would make a difference
+        if not self._untried:
+            return self.deadline
         limit = max(half, 3.0 * endpoint.expected_latency)
         for_the_next = self._untried[0].expected_latency
         if limit > left - for_the_next:
@@ -312,7 +361,8 @@ class Course:
     def others_can_serve(self, endpoint: Endpoint, now: float, /) -> bool:
         """Whether a model other than this one is able to serve the request."""
         return any(
-            other is not endpoint and not other.health.is_ejected_hard(now) for other in self._order
+            other is not endpoint and not other.health.is_ejected_hard(now)
+            for other in self._choice.order
         )
 
     def extend(self, deadline: float) -> None:
@@ -324,6 +374,15 @@ class Course:
         self.is_closed = True
         for attempt in self.tries:
             attempt.stop("cancelled")
+
+    def dissolve(self) -> None:
+        """Let go of everything that leads back here, when the request is over.
+
+        What is left has no cycle, so that nothing waits for the garbage collector. Attempts that
+        ignore being given up keep what they need to settle.
+        """
+        self.on_stopped = self.on_committed = self.on_ended = None
+        self.tries = []
 
     def has_stopped(self, attempt: Try, /) -> None:
         """An attempt is given up, before it has ended."""

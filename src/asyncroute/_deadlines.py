@@ -31,12 +31,15 @@ class Deadlines:
     Arming and disarming are set operations, a quarter of what a timer of its own costs. After a
     timer has fired, two more turns of the loop pass before anything expires: an answer that came
     in the same turn, or while the loop was blocked, still counts.
+
+    Attributes:
+        loop: The loop they belong to.
     """
 
-    __slots__ = ("_buckets", "_loop", "_timers")
+    __slots__ = ("_buckets", "_timers", "loop")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
+        self.loop = loop
         self._buckets: dict[int, set[Expiring]] = {}
         self._timers: dict[int, asyncio.TimerHandle] = {}
 
@@ -53,7 +56,7 @@ class Deadlines:
         if bucket is None:
             bucket = self._buckets[tick] = set()
             # An empty context: the timer is shared, and would otherwise keep the first caller's.
-            self._timers[tick] = self._loop.call_at(
+            self._timers[tick] = self.loop.call_at(
                 tick * TICK, self._let_answers_in, tick, 2, context=Context()
             )
         bucket.add(entry)
@@ -68,7 +71,7 @@ class Deadlines:
 
     def _let_answers_in(self, tick: int, turns: int) -> None:
         if turns and self._buckets.get(tick):
-            self._loop.call_soon(self._let_answers_in, tick, turns - 1, context=Context())
+            self.loop.call_soon(self._let_answers_in, tick, turns - 1, context=Context())
             return
         self._timers.pop(tick, None)
         for entry in tuple(self._buckets.pop(tick, ())):
@@ -93,9 +96,9 @@ class Interruptible:
         self._cancelling = 0
         self._interrupted = False
 
-    def begin(self) -> None:
+    def begin(self, loop: asyncio.AbstractEventLoop) -> None:
         """Note the current task, and how many cancellations it has already been asked for."""
-        task = asyncio.current_task()
+        task = asyncio.current_task(loop)  # told the loop, it makes no system call to find it
         if task is None:
             raise RuntimeError("must run in a task")
         self._task = task
@@ -148,7 +151,7 @@ async def within(deadlines: Deadlines, at: float, awaitable: Awaitable[T]) -> T:
         asyncio.CancelledError: The caller was cancelled.
     """
     patience = _Patience()
-    patience.begin()
+    patience.begin(deadlines.loop)
     bucket = deadlines.arm(patience, at)
     is_gone = True
     try:

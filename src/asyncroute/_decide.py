@@ -9,11 +9,11 @@ from math import inf
 from typing import Literal, cast, final
 
 from asyncroute._cache import CacheManager
-from asyncroute._course import Choice
+from asyncroute._course import Choice, in_order
 from asyncroute._endpoint import Eligible, Endpoint, View
 from asyncroute._errors import NoEligibleModelError
 from asyncroute._estimate import input_tokens
-from asyncroute._inputs import Capability, Message, QueryRequest
+from asyncroute._inputs import Capability, Message, ModelConfig, QueryRequest
 from asyncroute._protocols import ModelSelector, Ranking
 from asyncroute._registry import Registry
 from asyncroute._results import CandidateView, RoutingDecision
@@ -39,9 +39,12 @@ class _Ranked:
         self._max_tokens = inf if max_tokens is None else max_tokens
 
     def candidates(self) -> tuple[CandidateView, ...]:
-        scores = self._ranking.scores
-        order = sorted(range(len(scores)), key=scores.__getitem__, reverse=True)
-        return tuple(self._shaped(self._views[i], scores[i]) for i in order)
+        ranking = self._ranking
+        return tuple(self._shaped(self._views[i], ranking.scores[i]) for i in ranking.order())
+
+    def fallbacks(self) -> tuple[ModelConfig, ...]:
+        best = self._ranking.best()
+        return tuple(self._views[i].config for i in self._ranking.order() if i != best)
 
     def _shaped(self, view: View, score: float) -> CandidateView:
         tokens_out = min(view.usual_output, self._max_tokens)
@@ -98,49 +101,50 @@ class Decider:
         Raises:
             NoEligibleModelError: No model may serve the request, not even later.
         """
-        asked = request
         tokens_in = input_tokens(request)
         eligible, cached = self._eligible(request, tokens_in)
-        rejected = self._rejected_now(eligible, request, tokens_in) if eligible else {}
-        relaxed: tuple[str, ...] = ()
+        rejected = _over_limits(eligible, request, tokens_in)
+        asked, relaxed = request, ()
         if len(rejected) == len(eligible):
             reasons = {**eligible.rejected, **_by_id(rejected)}
             if not self._relaxes:
-                raise _nothing_for(request, reasons)
+                raise _nothing_for(reasons)
             request, relaxed, eligible, rejected = self._relax(request, tokens_in, reasons)
-        away = self._set_aside(eligible, now)
+        away = self._set_aside(eligible, now) if self._registry.journal.troubled else _NOBODY
         candidates: Sequence[Endpoint] = eligible
-        out = {**away, **rejected} if away or rejected else None
-        if out:
-            candidates = [e for e in eligible if e not in out]
-            if not candidates:  # all of them are set aside, for a while
+        if rejected or away:
+            candidates = [e for e in eligible if e not in rejected and e not in away]
+            if not candidates:  # all are set aside, for a while
                 candidates = [e for e in eligible if e not in rejected]
         ranking = await selector.select(request, candidates)
-        order = _order_of(ranking)
+        if not ranking.scores:
+            left_out = "was left out by the selector"
+            raise _nothing_for({e.config.model_id: left_out for e in candidates})
+        order = None
         if self._registry.journal.troubled:
-            order = self._slow_start(order, now)
-        if not order:
-            reasons = {e.config.model_id: "was left out by the selector" for e in candidates}
-            raise _nothing_for(request, reasons)
-        first = order[0]
+            order = self._slow_start(in_order(ranking), now)
+            order += [e for e in away if e not in order and e not in rejected]
+        ranked = cast("Sequence[Endpoint]", ranking.candidates)
+        place = ranking.best() if order is None else ranked.index(order[0])
+        first = ranked[place]
         tokens_out = first.expected_output(request)
         decision = RoutingDecision(
             asked,
             strategy,
             first.config,
-            tuple([endpoint.config for endpoint in order[1:]]),
+            _NOT_YET if order is None else tuple([e.config for e in order[1:]]),
             first.cost_of(tokens_in, tokens_out),
             first.latency_of(tokens_out) * 1000,
-            _score_of(first, ranking),
-            {**eligible.rejected, **_by_id(out)} if out else eligible.rejected,
+            ranking.scores[place],
+            eligible.rejected
+            if candidates is eligible
+            else {**eligible.rejected, **_by_id(away), **_by_id(rejected)},
             relaxed,
             cached,
         )
-        views = [endpoint.view for endpoint in _endpoints_of(ranking)]
-        decision.trace_with(_Ranked(ranking, views, tokens_in, request.max_tokens))
-        if away:
-            order += [e for e in away if e not in order and e not in rejected]
-        return Choice(decision, order, tokens_in, ranking.plan, request)
+        views = [endpoint.view for endpoint in ranked]
+        decision.trace = _Ranked(ranking, views, tokens_in, request.max_tokens)
+        return Choice(decision, ranking, first, order, tokens_in, request)
 
     # What depends on the kind of request only
 
@@ -208,23 +212,10 @@ class Decider:
 
     # What depends on this request, or on this moment
 
-    def _rejected_now(
-        self, eligible: Eligible, request: QueryRequest, tokens_in: int
-    ) -> dict[Endpoint, str]:
-        """Return those that break a constraint on cost, latency or tokens per minute."""
-        rejected: dict[Endpoint, str] = {}
-        for endpoint in eligible:
-            reason = _over_limits(endpoint, request, tokens_in)
-            if reason is not None:
-                rejected[endpoint] = reason
-        return rejected
-
     def _set_aside(self, eligible: Eligible, now: float) -> dict[Endpoint, str]:
         """Return those that health keeps calls away from just now."""
         away: dict[Endpoint, str] = {}
         troubled = self._registry.journal.troubled
-        if not troubled:
-            return away
         for endpoint in eligible:
             if endpoint in troubled:
                 endpoint.heed(now)
@@ -248,7 +239,7 @@ class Decider:
 
     def _relax(
         self, request: QueryRequest, tokens_in: int, reasons: Mapping[str, str]
-    ) -> tuple[QueryRequest, tuple[str, ...], Eligible, dict[Endpoint, str]]:
+    ) -> tuple[QueryRequest, tuple[str, ...], Eligible, Mapping[Endpoint, str]]:
         """Drop soft constraints in order until there is a candidate.
 
         Raises:
@@ -262,10 +253,10 @@ class Decider:
             request = request.model_copy(update={field: unset})
             relaxed.append(field)
             eligible, _ = self._eligible(request, tokens_in)
-            rejected = self._rejected_now(eligible, request, tokens_in)
+            rejected = _over_limits(eligible, request, tokens_in)
             if len(rejected) < len(eligible):
                 return request, tuple(relaxed), eligible, rejected
-        raise _nothing_for(request, reasons)
+        raise _nothing_for(reasons)
 
 
 def _features_needed(request: QueryRequest) -> frozenset[str]:
@@ -283,6 +274,8 @@ def _features_needed(request: QueryRequest) -> frozenset[str]:
 
 
 _NOTHING: frozenset[str] = frozenset()
+_NOBODY: Mapping[Endpoint, str] = {}
+_NOT_YET = cast("tuple[ModelConfig, ...]", None)  # shaped when read, see `_results`
 
 
 def _has_image(message: Message) -> bool:
@@ -293,7 +286,30 @@ def _has_image(message: Message) -> bool:
     )
 
 
-def _over_limits(endpoint: Endpoint, request: QueryRequest, tokens_in: int) -> str | None:
+def _over_limits(
+    eligible: Eligible, request: QueryRequest, tokens_in: int
+) -> Mapping[Endpoint, str]:
+    """Return those that break a limit on cost, latency or tokens per minute, with the reason.
+
+    The extremes are looked at first: if the dearest and slowest would do, all do.
+    """
+    journal = eligible.journal
+    longest = journal.longest_output
+    if request.max_tokens is not None and request.max_tokens < longest:
+        longest = request.max_tokens
+    most = tokens_in * eligible.dearest_input + longest * eligible.dearest_output
+    max_cost, max_latency_ms = request.max_cost, request.max_latency_ms
+    if (
+        (max_cost is None or most <= max_cost)
+        and (max_latency_ms is None or journal.slowest * 1000 <= max_latency_ms)
+        and tokens_in + longest <= eligible.tightest_limit
+    ):
+        return _NOBODY
+    reasons = ((endpoint, _over_limit(endpoint, request, tokens_in)) for endpoint in eligible)
+    return {endpoint: reason for endpoint, reason in reasons if reason is not None}
+
+
+def _over_limit(endpoint: Endpoint, request: QueryRequest, tokens_in: int) -> str | None:
     tokens_out = endpoint.expected_output(request)
     if request.max_cost is not None:
         cost = endpoint.cost_of(tokens_in, tokens_out)
@@ -312,26 +328,11 @@ def _over_limits(endpoint: Endpoint, request: QueryRequest, tokens_in: int) -> s
     return None
 
 
-def _endpoints_of(ranking: Ranking) -> Sequence[Endpoint]:
-    # A selector ranks what it was given, and it was given endpoints.
-    return cast("Sequence[Endpoint]", ranking.candidates)
-
-
-def _order_of(ranking: Ranking) -> list[Endpoint]:
-    scores, candidates = ranking.scores, _endpoints_of(ranking)
-    order = sorted(range(len(scores)), key=scores.__getitem__, reverse=True)
-    return [candidates[i] for i in order]
-
-
-def _score_of(endpoint: Endpoint, ranking: Ranking) -> float:
-    return ranking.scores[ranking.candidates.index(endpoint)]
-
-
 def _by_id(rejected: Mapping[Endpoint, str]) -> dict[str, str]:
     return {endpoint.config.model_id: reason for endpoint, reason in rejected.items()}
 
 
-def _nothing_for(request: QueryRequest, reasons: Mapping[str, str]) -> NoEligibleModelError:
+def _nothing_for(reasons: Mapping[str, str]) -> NoEligibleModelError:
     if not reasons:
         return NoEligibleModelError("the router has no models")
     listed = "; ".join(f"{model} {reason}" for model, reason in reasons.items())

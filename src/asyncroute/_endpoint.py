@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from math import inf
 from typing import TYPE_CHECKING, NamedTuple, Protocol, final, overload
 
 from asyncroute._estimate import DEFAULT_OUTPUT_TOKENS, input_tokens
@@ -193,31 +194,40 @@ class Endpoint:
         self.assigned -= 1
         self.journal.note(self)
 
+    def settled(self) -> None:
+        """Count a request off that has been recorded, and take up what the metrics say now."""
+        self.assigned -= 1
+        self.learn()
+
     def learn(self) -> None:
-        """Take up what the metrics say now. Called once after each call has been recorded.
+        """Take up what the metrics say now.
 
         Latency is the moving average of what was observed, blended with the configured one, which
         counts as much as five answers.
         """
         metrics, config = self.metrics, self.config
-        samples = metrics.samples
+        outcomes, answers, tokens_out = metrics.recent()
         latency = config.avg_latency_ms / 1000
         observed = metrics.ewma_latency
         if observed is not None:
-            latency = (_PRIOR_SAMPLES * latency + samples * observed) / (_PRIOR_SAMPLES + samples)
+            latency = (_PRIOR_SAMPLES * latency + answers * observed) / (_PRIOR_SAMPLES + answers)
         self.expected_latency = latency
         first_token = metrics.ttft_percentile(0.5, _PRIOR_SAMPLES)
         self.expected_first_token = latency * 0.2 if first_token is None else first_token
-        self.success_rate = metrics.smoothed_success_rate
-        usual = DEFAULT_OUTPUT_TOKENS
-        if samples >= _ENOUGH_SAMPLES:
-            usual = metrics.mean_output_tokens or usual
+        self.success_rate = (answers + _PRIOR_SAMPLES) / (outcomes + _PRIOR_SAMPLES)
+        usual: float = DEFAULT_OUTPUT_TOKENS
+        if answers >= _ENOUGH_SAMPLES and tokens_out:
+            usual = tokens_out / answers
         limit = config.max_output_tokens
-        self.usual_output = usual if limit is None else min(usual, limit)
+        if limit is not None and limit < usual:
+            usual = limit
+        self.usual_output = usual
         self.view = View(config, latency, self.usual_output)
         journal = self.journal
-        journal.longest_output = max(journal.longest_output, self.usual_output)
-        journal.slowest = max(journal.slowest, latency)
+        if usual > journal.longest_output:
+            journal.longest_output = usual
+        if latency > journal.slowest:
+            journal.slowest = latency
         journal.note(self)
 
     def heed(self, now: float) -> None:
@@ -259,11 +269,22 @@ class Eligible(Sequence[Endpoint]):
     Attributes:
         endpoints: The endpoints.
         rejected: For each of the others, by model id, the reason.
+        dearest_input: The highest price among them of a token of input, in dollars.
+        dearest_output: The same of a token of output.
+        tightest_limit: The lowest tokens per minute among them.
         kept: What selectors keep about this set, by selector.
         journal: Which endpoints changed.
     """
 
-    __slots__ = ("endpoints", "journal", "kept", "rejected")
+    __slots__ = (
+        "dearest_input",
+        "dearest_output",
+        "endpoints",
+        "journal",
+        "kept",
+        "rejected",
+        "tightest_limit",
+    )
 
     def __init__(
         self, endpoints: Sequence[Endpoint], rejected: Mapping[str, str], journal: Journal
@@ -272,6 +293,10 @@ class Eligible(Sequence[Endpoint]):
         self.rejected = rejected
         self.journal = journal
         self.kept: dict[object, Kept] = {}
+        self.dearest_input = max((e.input_price for e in endpoints), default=0.0)
+        self.dearest_output = max((e.output_price for e in endpoints), default=0.0)
+        limits = (e.config.tokens_per_minute for e in endpoints)
+        self.tightest_limit = min((limit for limit in limits if limit is not None), default=inf)
 
     @overload
     def __getitem__(self, index: int, /) -> Endpoint: ...

@@ -141,31 +141,27 @@ class Executor:
             choice = await self._decider.decide(request, strategy, selector, started_at)
         except NoEligibleModelError as error:
             return self._refused(request, error, started_at)
-        plan = choice.plan
+        plan = choice.ranking.plan
         course = self._course(choice, started_at, provider, manner.at_once(plan), manner.width)
         if flight is not None:
             course.extend(flight.deadline)
             flight.on_later = course.extend
-        stagger = staggered(course, manner, plan, choice.order[0])
-        winner = None
+        stagger = staggered(course, manner, plan, choice.first)
         try:
             winner = await stagger.run()
+            if winner is None and course.is_closed:
+                raise RouterStateError("the router was closed while the request was in flight")
+            now = self.runtime.now()
+            if winner is not None:
+                result = answered(course, winner, choice.decision, self.new_id(), now)
+            else:
+                result = failed(course, choice.decision, self.new_id(), now)
         except asyncio.CancelledError:
             self._tell_attempts(course)
             raise
         finally:
             self._leave(course)
-        if winner is None and course.is_closed:
-            raise RouterStateError("the router was closed while the request was in flight")
-        now = self.runtime.now()
-        if winner is not None:
-            self._counters.succeeded += 1
-            result = answered(course, winner, choice.decision, self.new_id(), now)
-        else:
-            self._counters.failed += 1
-            result = failed(course, choice.decision, self.new_id(), now)
-        self._tell(request, result)
-        return result
+        return self._told(request, result)
 
     async def carry_all(
         self, request: QueryRequest, strategy: str, selector: ModelSelector, width: int
@@ -179,28 +175,19 @@ class Executor:
         course = self._course(choice, started_at, None, width, width)
         try:
             await Stagger(course, Everything(), at_once=width).run()
+            if course.is_closed:
+                raise RouterStateError("the router was closed while the request was in flight")
+            now = self.runtime.now()
+            results = [
+                reported(course, attempt, choice.decision, self.new_id(), now)
+                for attempt in course.tries
+            ] or [failed(course, choice.decision, self.new_id(), now)]
         except asyncio.CancelledError:
             self._tell_attempts(course)
             raise
         finally:
             self._leave(course)
-        if course.is_closed:
-            raise RouterStateError("the router was closed while the request was in flight")
-        now = self.runtime.now()
-        if not course.tries:
-            results = [failed(course, choice.decision, self.new_id(), now)]
-        else:
-            results = [
-                reported(course, attempt, choice.decision, self.new_id(), now)
-                for attempt in course.tries
-            ]
-        for result in results:
-            if result.success:
-                self._counters.succeeded += 1
-            else:
-                self._counters.failed += 1
-            self._tell(request, result)
-        return results
+        return [self._told(request, result) for result in results]
 
     async def carry_shared(
         self,
@@ -239,16 +226,9 @@ class Executor:
                 return self._refused(request, error, started_at)
             if is_mine:
                 return result
-        copy = shared_copy(result, self.new_id(), self.runtime.now() - started_at)
-        counters = self._counters
-        counters.cached += 1
-        if copy.success:
-            counters.succeeded += 1
-        else:
-            counters.failed += 1
-        if self.runtime.observers:
-            self.runtime.observers.resulted(request, copy)
-        return copy
+        self._counters.cached += 1
+        waited = self.runtime.now() - started_at
+        return self._told(request, shared_copy(result, self.new_id(), waited))
 
     async def open_stream(
         self,
@@ -275,37 +255,30 @@ class Executor:
         )
         winner = None
         try:
-            stagger = staggered(course, manner, None, choice.order[0], streams=True)
+            stagger = staggered(course, manner, None, choice.first, streams=True)
             winner = await stagger.run()
+            if winner is None and course.is_closed:
+                raise RouterStateError("the router was closed while the stream was opened")
+            if isinstance(winner, StreamTry):
+                return OpenStream(course, winner, choice.decision)
+            result = failed(course, choice.decision, self.new_id(), self.runtime.now())
         except asyncio.CancelledError:
             self._tell_attempts(course)
             raise
         finally:
             if winner is None:
                 self._leave(course)
-        if winner is None:
-            if course.is_closed:
-                raise RouterStateError("the router was closed while the stream was opened")
-            self._counters.failed += 1
-            result = failed(course, choice.decision, self.new_id(), self.runtime.now())
-            self._tell(request, result)
-            assert result.exception is not None
-            raise result.exception
-        assert isinstance(winner, StreamTry)
-        return OpenStream(course, winner, choice.decision)
+        error = self._told(request, result).exception
+        assert error is not None
+        raise error
 
     def close_stream(self, opened: OpenStream) -> ExecutionResult:
         """Make the result of a stream that has ended or was left."""
-        self._leave(opened.course)
         result = streamed(
             opened.course, opened.attempt, opened.decision, self.new_id(), self.runtime.now()
         )
-        if result.success:
-            self._counters.succeeded += 1
-        else:
-            self._counters.failed += 1
-        self._tell(opened.decision.request, result)
-        return result
+        self._leave(opened.course)
+        return self._told(opened.decision.request, result)
 
     def _course(
         self,
@@ -325,7 +298,7 @@ class Executor:
         if self._fair_by is not None:
             tenant = str(choice.request.metadata.get(self._fair_by))
         if width is not None:
-            del choice.order[max(width, at_once) :]
+            choice.keep(max(width, at_once))
         course = Course(
             runtime,
             choice,
@@ -340,6 +313,7 @@ class Executor:
         return course
 
     def _leave(self, course: Course) -> None:
+        course.dissolve()
         self._courses.discard(course)
         if self._idle is not None and not self._courses and not self._idle.done():
             self._idle.set_result(None)
@@ -347,16 +321,20 @@ class Executor:
     def _refused(
         self, request: QueryRequest, error: AsyncRouteError, started_at: float
     ) -> ExecutionResult:
-        self._counters.failed += 1
-        result = refused(error, self.new_id(), self.runtime.now() - started_at)
-        self._tell(request, result)
-        return result
+        waited = self.runtime.now() - started_at
+        return self._told(request, refused(error, self.new_id(), waited))
 
-    def _tell(self, request: QueryRequest, result: ExecutionResult) -> None:
+    def _told(self, request: QueryRequest, result: ExecutionResult) -> ExecutionResult:
+        """Count a result and tell the observers of it."""
+        if result.success:
+            self._counters.succeeded += 1
+        else:
+            self._counters.failed += 1
         observers = self.runtime.observers
         if observers:
             observers.attempted(request, result.attempts)
             observers.resulted(request, result)
+        return result
 
     def _tell_attempts(self, course: Course) -> None:
         """Tell of the attempts of a request whose caller has gone: there is no result."""

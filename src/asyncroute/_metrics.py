@@ -408,6 +408,11 @@ class ModelMetrics:
         now, start = self._span()
         return (now[_ANSWERS] - start[_ANSWERS] + 5) / (now[_OUTCOMES] - start[_OUTCOMES] + 5)
 
+    def recent(self) -> tuple[int, int, int]:
+        """Return outcomes, answers and the answers' output tokens in the window, in one reading."""
+        now, start = self._span()
+        return now[0] - start[0], now[1] - start[1], now[5] - start[5]
+
     @property
     def ewma_latency(self) -> float | None:
         """Moving average of latency in seconds, the newest weighing 0.1; None before an answer."""

@@ -151,7 +151,7 @@ class Ranking:
     Iterating gives `(candidate, score)` pairs, best first; equals keep their order.
     """
 
-    __slots__ = ("candidates", "plan", "scores", "votes")
+    __slots__ = ("_order", "candidates", "plan", "scores", "votes")
 
     def __init__(
         self,
@@ -165,6 +165,7 @@ class Ranking:
         self.scores = scores
         self.plan = plan
         self.votes = votes
+        self._order: list[int] | None = None
 
     @classmethod
     def in_order(cls, candidates: Sequence[Candidate], *, plan: Plan | None = None) -> Self:
@@ -172,10 +173,20 @@ class Ranking:
         n = len(candidates)
         return cls(candidates, [1 - i / n for i in range(n)], plan=plan)
 
+    def order(self) -> Sequence[int]:
+        """The candidates' places, best first; equals keep their order."""
+        if self._order is None:
+            scores = self.scores
+            self._order = sorted(range(len(scores)), key=scores.__getitem__, reverse=True)
+        return self._order
+
+    def best(self) -> int:
+        """The place of the best candidate; cheaper than the whole order."""
+        return self.scores.index(max(self.scores))
+
     def __iter__(self) -> Iterator[tuple[Candidate, float]]:
-        scores = self.scores
-        for i in sorted(range(len(scores)), key=scores.__getitem__, reverse=True):
-            yield self.candidates[i], scores[i]
+        for i in self.order():
+            yield self.candidates[i], self.scores[i]
 
     def __len__(self) -> int:
         return len(self.candidates)

@@ -41,18 +41,18 @@ class Trace(Protocol):
         """The candidates, best first."""
         ...
 
+    def fallbacks(self) -> tuple[ModelConfig, ...]:
+        """The models that follow the best one, in order."""
+        ...
+
     def votes(self) -> Mapping[str, Mapping[str, float]]:
         """For an ensemble: each voter's scores by model id; else empty."""
         ...
 
 
 class _Traced:
-    __slots__ = ("_trace",)
-    _trace: Trace
-
-    def trace_with(self, trace: Trace) -> None:
-        """Attach what the decision was made from. For the router."""
-        self._trace = trace
+    __slots__ = ("trace",)
+    trace: Trace
 
 
 @final
@@ -87,13 +87,13 @@ class RoutingDecision(_Traced):
     @property
     def candidates(self) -> tuple[CandidateView, ...]:
         """The eligible models as they looked when deciding, best first."""
-        trace = getattr(self, "_trace", None)
+        trace = getattr(self, "trace", None)
         return () if trace is None else trace.candidates()
 
     @property
     def votes(self) -> Mapping[str, Mapping[str, float]]:
         """For an ensemble: each voter's scores by model id; else empty."""
-        trace = getattr(self, "_trace", None)
+        trace = getattr(self, "trace", None)
         return {} if trace is None else trace.votes()
 
     def explain(self) -> str:
@@ -222,3 +222,28 @@ class ExecutionResult(_Failed):
 
 def _wrapped(text: str) -> str:
     return textwrap.fill(text, width=80, subsequent_indent="    ")
+
+
+class _ShapedOnRead:
+    """A field whose value is made of the trace when somebody reads it.
+
+    Sorting and listing the fallbacks costs a fifth of a whole decision, and is hardly ever read.
+    """
+
+    def __init__(self, slot: Any) -> None:
+        self._slot = slot
+
+    def __get__(self, decision: RoutingDecision | None, owner: type | None = None) -> Any:
+        if decision is None:
+            return self
+        value = self._slot.__get__(decision, owner)
+        if value is None:
+            value = decision.trace.fallbacks()
+            self._slot.__set__(decision, value)
+        return value
+
+    def __set__(self, decision: RoutingDecision, value: Any) -> None:
+        self._slot.__set__(decision, value)
+
+
+RoutingDecision.fallback_models = _ShapedOnRead(RoutingDecision.fallback_models)  # pyright: ignore[reportAttributeAccessIssue]

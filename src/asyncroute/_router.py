@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from functools import partial
 from math import isnan
+from threading import get_ident
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, final
 
@@ -188,6 +189,7 @@ class LLMRouter:
         self._stack = AsyncExitStack()
         self._state: Literal["new", "open", "closed"] = "new"
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = 0
         self._executor: Executor | None = None
         self._threads: CapacityLimiter | None = None
 
@@ -197,6 +199,7 @@ class LLMRouter:
         if self._state != "new":
             raise RouterStateError(f"a router is entered once, and this one is {self._state}")
         self._loop = loop = asyncio.get_running_loop()
+        self._thread = get_ident()
         supervisor = Supervisor()
         await supervisor.open()
         try:
@@ -265,15 +268,17 @@ class LLMRouter:
                 await self._stack.aclose()
 
     def _open(self) -> Executor:
-        if self._state != "open" or self._executor is None:
+        executor = self._executor
+        if self._state != "open" or executor is None:
             raise RouterStateError(
                 "use the router inside of its `async with`"
                 if self._state == "new"
                 else "the router is closed"
             )
-        if asyncio.get_running_loop() is not self._loop:
+        # Cheaper than asking for the running loop, which makes a system call on CPython 3.11.
+        if get_ident() != self._thread or not executor.runtime.loop.is_running():
             raise RouterStateError("the router belongs to another event loop; make one for each")
-        return self._executor
+        return executor
 
     # Routing and executing
 

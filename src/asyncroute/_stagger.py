@@ -112,15 +112,21 @@ class Stagger:
     async def _carry_out(self) -> Try | None:
         wanted = self._at_once
         while True:
-            await self._start(wanted)
-            wanted = 0
-            if not self._ended:
-                if self._live:
-                    await self._next_end()
-                elif await self._pause():
-                    wanted = 1
-                else:
-                    return None
+            while wanted:
+                wanted -= 1
+                attempt = self._next()
+                if attempt is None:
+                    break
+                if not self._may_run_inline(attempt):
+                    self._spawn(attempt)
+                    continue
+                self._inline = attempt
+                await attempt.run()
+                self._inline = None
+                self._ended.append(attempt)
+            if not self._ended and not await self._something_more():
+                return None
+            wanted = 0 if self._ended else 1
             while self._ended:
                 attempt = self._ended.popleft()
                 verdict = await self._judge.judge(attempt, len(self._live) + len(self._ended))
@@ -129,30 +135,26 @@ class Stagger:
                 if verdict is Verdict.NEXT:
                     wanted += 1
 
-    async def _start(self, wanted: int) -> None:
-        """Start so many attempts, as far as there are models for them."""
+    def _next(self) -> Try | None:
         course = self._course
-        for _ in range(wanted):
-            attempt = course.next_try(course.runtime.now(), is_raced=self._at_once > 1)
-            if attempt is None:
-                break
-            if self._may_run_inline(attempt):
-                await self._run_inline(attempt)
-            else:
-                self._spawn(attempt)
+        return course.next_try(course.runtime.now(), is_raced=self._at_once > 1)
+
+    async def _something_more(self) -> bool:
+        """Wait for the next end, or until something may be started; False if there is neither."""
+        if self._live:
+            await self._next_end()
+            return True
+        now = self._course.runtime.now()
+        at = self._course.next_at(now)
+        if at is None:
+            return False
+        await asyncio.sleep(at - now)
+        return True
 
     def _may_run_inline(self, attempt: Try) -> bool:
         if self._live or self._at_once > 1 or not attempt.runs_inline:
             return False
         return self._delay == inf or self._judge.takes_first_answer
-
-    async def _run_inline(self, attempt: Try) -> None:
-        self._inline = attempt
-        try:
-            await attempt.run()
-        finally:
-            self._inline = None
-        self._ended.append(attempt)
 
     def _spawn(self, attempt: Try) -> None:
         self._live.add(attempt)
@@ -164,15 +166,6 @@ class Stagger:
         )
         # One cancelled before its first step never gets to its own settlement.
         attempt.task.add_done_callback(lambda _: attempt.settle())
-
-    async def _pause(self) -> bool:
-        """Wait until something may be started; False if nothing will."""
-        now = self._course.runtime.now()
-        at = self._course.next_at(now)
-        if at is None:
-            return False
-        await asyncio.sleep(at - now)
-        return True
 
     async def _next_end(self) -> None:
         self._wake = self._course.runtime.loop.create_future()
@@ -187,7 +180,7 @@ class Stagger:
         if self._delay == inf:
             return
         runtime = self._course.runtime
-        self._caller = asyncio.current_task()
+        self._caller = asyncio.current_task(runtime.loop)
         self._cancelling = self._caller.cancelling() if self._caller else 0
         # The timer is shared and runs in nobody's context; the hedge runs in the caller's.
         self._context = copy_context()

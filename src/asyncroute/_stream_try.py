@@ -189,7 +189,7 @@ class StreamTry(Try):
         return await self._read_inline()
 
     async def _read_inline(self) -> Chunk:
-        self.begin()
+        self.begin(self._request.runtime.loop)
         self._waiting_since = self._request.runtime.now()
         chunk: Chunk | None = None
         failure: BaseException | None = None
