@@ -246,15 +246,14 @@ class StreamTry(Try):
 
     async def leave(self, why: Stop = "cancelled") -> None:
         """Close the provider's stream in its own task and bill what came."""
-        if self.is_settled:
-            return
         if self.task is None:
-            self.stopped_by = self.stopped_by or why
+            if not self.is_settled:
+                self.stopped_by = self.stopped_by or why
             try:
                 await self._close_source(None)
             finally:
                 self.settle()
-        else:
+        elif not self.is_settled:
             self.stop(why)
             await asyncio.wait((self.task,), timeout=self._request.runtime.loser_grace)
 
