@@ -174,9 +174,9 @@ class Course:
 
     def next_try(self, now: float, *, is_raced: bool = False) -> Try | None:
         """Start the next attempt, if one may start now; else see `next_at`."""
-        if self.is_closed:
+        if self.is_closed or now >= self.deadline:
             return None
-        if self._planned is not None and now >= self._planned[0]:
+        if self._planned is not None:
             return self._planned_try(now)
         if self._rest is None and not self.tries:
             permit = self._choice.first.health.try_pass(now)
@@ -190,6 +190,8 @@ class Course:
 
     def next_hedge(self, now: float) -> Try | None:
         """Start a hedge, if a model and the budgets allow it: another provider's model first."""
+        if self.is_closed or now >= self.deadline:
+            return None
         running = {attempt.endpoint.config.provider for attempt in self.tries}
         candidate = self._next_candidate(now, avoid=running)
         if candidate is None:
@@ -256,6 +258,8 @@ class Course:
             self._rest = [by_id[model_id] for model_id in chain if model_id in by_id]
 
     def _may_follow(self, endpoint: Endpoint) -> bool:
+        if self._provider is None and endpoint.provider is None:
+            return False
         allows = self.runtime.fallback.allows
         return self._is_affordable(endpoint) and all(
             allows(attempt.error, attempt.endpoint.config, endpoint.config)

@@ -142,7 +142,7 @@ class Executor:
         except NoEligibleModelError as error:
             return self._refused(request, error, started_at)
         plan = choice.ranking.plan
-        course = self._course(choice, started_at, provider, manner.at_once(plan), manner.width)
+        course = self._course(choice, started_at, provider, manner.at_once(plan), manner.most)
         if flight is not None:
             course.extend(flight.deadline)
             flight.on_later = course.extend
@@ -251,7 +251,7 @@ class Executor:
             self._refused(request, error, started_at)
             raise
         course = self._course(
-            choice, started_at, None, manner.at_once(None), manner.width, make_try=make_try
+            choice, started_at, None, manner.at_once(None), manner.most, make_try=make_try
         )
         winner = None
         try:

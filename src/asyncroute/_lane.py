@@ -113,8 +113,8 @@ class Lane:
         Returns:
             The grant, or None with nothing taken.
         """
-        # What comes back is handed over at once, so a slot or a worker that is free is free for all;
-        # only for a limit per minute somebody may be waiting.
+        # What comes back is handed over at once, so a slot or worker that is free is free for all;
+        # only for a limit per minute may somebody be waiting.
         slots, workers, share = self.capacity, self.workers, self.share
         if slots.used >= slots.limit:
             return None
@@ -299,7 +299,7 @@ class Lane:
             return self._closed()
         if waiter.state is WaiterState.IMPOSSIBLE:
             return OverloadedError(
-                f"model {self.model_id!r}: tokens_per_minute is now below {waiter.tokens}, the request's"
+                f"model {self.model_id!r}: tokens is {waiter.tokens}, tokens_per_minute now lower"
             )
         self._expired += 1
         return self._overloaded("its turn did not come in time", now, waiter.tokens)

@@ -58,6 +58,14 @@ class Manner:
         if self.accept is not None and self.mode != "cascade":
             raise ConfigurationError(f"accept goes with mode 'cascade', not {self.mode!r}")
 
+    @property
+    def most(self) -> int | None:
+        """How many models may be tried at all, if that is said.
+
+        In a race or a hedged request the width is how many are asked at the same time.
+        """
+        return None if self.mode in ("race", "hedged") else self.width
+
     def at_once(self, plan: Plan | None) -> int:
         """How many attempts are started together."""
         if self.mode == "race":

@@ -256,12 +256,13 @@ class LLMRouter:
             return
         self._state = "closed"
         try:
-            await executor.drain(self._drain_timeout if kind is None else 0.0)
+            is_cancelled = kind is not None and not issubclass(kind, Exception)
+            await executor.drain(0.0 if is_cancelled else self._drain_timeout)
         finally:
             self._balancer.close(_closed)
             executor.abort()
             try:
-                await executor.drain(self._loser_grace)
+                await executor.drain(_LET_GO_AFTER)
                 await executor.runtime.supervisor.close(grace=_LET_GO_AFTER)
             finally:
                 executor.runtime.deadlines.close()

@@ -112,28 +112,32 @@ class Stagger:
     async def _carry_out(self) -> Try | None:
         wanted = self._at_once
         while True:
-            while wanted:
-                wanted -= 1
-                attempt = self._next()
-                if attempt is None:
-                    break
-                if not self._may_run_inline(attempt):
-                    self._spawn(attempt)
-                    continue
-                self._inline = attempt
-                await attempt.run()
-                self._inline = None
-                self._ended.append(attempt)
+            await self._start(wanted)
             if not self._ended and not await self._something_more():
                 return None
-            wanted = 0 if self._ended else 1
+            wanted = 0 if self._ended else 1  # after a pause one more, after an end what is judged
             while self._ended:
                 attempt = self._ended.popleft()
                 verdict = await self._judge.judge(attempt, len(self._live) + len(self._ended))
                 if verdict is Verdict.WIN:
                     return attempt
-                if verdict is Verdict.NEXT:
-                    wanted += 1
+                wanted += verdict is Verdict.NEXT
+            if not wanted and not self._live:
+                return None
+
+    async def _start(self, wanted: int) -> None:
+        """Start so many attempts, as far as there are models for them."""
+        for _ in range(wanted):
+            attempt = self._next()
+            if attempt is None:
+                return
+            if not self._may_run_inline(attempt):
+                self._spawn(attempt)
+                continue
+            self._inline = attempt
+            await attempt.run()
+            self._inline = None
+            self._ended.append(attempt)
 
     def _next(self) -> Try | None:
         course = self._course
