@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from enum import StrEnum
-from typing import Annotated, Any, Self, TypedDict, cast
+from typing import TYPE_CHECKING, Annotated, Any, Self, TypedDict, cast
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails, InitErrorDetails
 
 __all__ = ("Capability", "Message", "ModelConfig", "QueryRequest", "RequestFields")
 
@@ -28,15 +41,36 @@ class Capability(StrEnum):
     GENERAL = "general"
 
 
-def _unique_strings(value: object) -> object:
-    """Take one string or several, drop repetitions, keep the order."""
+def _unique_strings(value: Any) -> Any:
+    """Take one string or several, drop repetitions, keep the order; leave the rest to pydantic."""
     if isinstance(value, str):
         return (value,)
-    if isinstance(value, (set, frozenset)):
-        return tuple(sorted(cast("set[str]", value)))
-    if isinstance(value, Sequence):
-        return tuple(dict.fromkeys(cast("Sequence[str]", value)))
-    return value
+    if not isinstance(value, (Sequence, set, frozenset)):
+        return value
+    given = tuple(cast("Sequence[Any]", value))
+    if not all(isinstance(item, str) for item in given):
+        return given
+    return tuple(dict.fromkeys(given if isinstance(value, Sequence) else sorted(given)))
+
+
+def _without_secrets(error: ValidationError, model: type[BaseModel]) -> ValidationError:
+    """Rebuild an error without the input of `params` and unknown fields: they may be secrets."""
+    shown = model.model_fields.keys() - {"params"}
+    lines = [_line(line, shown) for line in error.errors()]
+    return ValidationError.from_exception_data(error.title, lines)
+
+
+def _line(line: ErrorDetails, shown: Collection[str]) -> InitErrorDetails:
+    # Where a field is missing, the input is all the others.
+    is_shown = line["type"] != "missing" and bool(line["loc"]) and line["loc"][0] in shown
+    kept: InitErrorDetails = {
+        "type": line["type"],
+        "loc": line["loc"],
+        "input": line["input"] if is_shown else "(not shown)",
+    }
+    if "ctx" in line:
+        kept["ctx"] = line["ctx"]
+    return kept
 
 
 Name = Annotated[str, Field(min_length=1)]
@@ -104,6 +138,17 @@ class ModelConfig(BaseModel):
             return data
         given = cast("Mapping[str, Any]", data)
         return given if given.get("name") else {**given, "name": given.get("model_id", "")}
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _tell_errors_without_secrets(
+        cls, data: Any, handler: ModelWrapValidatorHandler[Self]
+    ) -> Self:
+        try:
+            return handler(data)
+        except ValidationError as error:
+            told = _without_secrets(error, cls)
+        raise told
 
     @property
     def input_price(self) -> float:
@@ -212,6 +257,21 @@ class QueryRequest(BaseModel):
                 f"needs a query or messages; got query={self.query!r}, messages={self.messages!r}"
             )
         return self
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _tell_errors_without_secrets(
+        cls, data: Any, handler: ModelWrapValidatorHandler[Self]
+    ) -> Self:
+        try:
+            return handler(data)
+        except ValidationError as error:
+            told = _without_secrets(error, cls)
+        raise told
+
+    @field_serializer("timeout", when_used="json")
+    def _timeout_in_json(self, timeout: float | None) -> float | str | None:
+        return "inf" if timeout == math.inf else timeout  # JSON knows no infinity
 
     @property
     def chat(self) -> tuple[Message, ...]:

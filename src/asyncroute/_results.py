@@ -102,13 +102,13 @@ class RoutingDecision(_Traced):
         Returns:
             Plain text: the candidates best first, the models rejected and why, what was relaxed.
         """
-        lines = [f"{self.strategy} chose {self.selected_model.model_id}", ""]
+        lines = [_wrapped(f"{self.strategy} chose {self.selected_model.model_id}"), ""]
         lines.append(f"  {'model':<32} {'score':>6} {'expected cost':>14} {'latency':>9}")
         for view in self.candidates:
             marker = "*" if view.model.model_id == self.selected_model.model_id else " "
             lines.append(
                 f"{marker} {view.model.model_id:<32.32} {view.score:>6.3f}"
-                f" {'$' + format(view.expected_cost, '.6f'):>14} {view.expected_latency:>7.2f} s"
+                f" {'$' + format(view.expected_cost, '.6g'):>14.14} {view.expected_latency:>7.2f} s"
             )
         for voter, scores in self.votes.items():
             votes = ", ".join(f"{model} {score:.2f}" for model, score in scores.items())

@@ -167,6 +167,7 @@ class LLMRouter:
             on_no_candidates=on_no_candidates,
             rng=rng,
         )
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._selectors: dict[str, ModelSelector] = {
             "cost_optimized": CostOptimizedSelector(rng=rng),
             "latency_optimized": LatencyOptimizedSelector(rng=rng),
@@ -188,7 +189,6 @@ class LLMRouter:
         self._counters = Counters()
         self._stack = AsyncExitStack()
         self._state: Literal["new", "open", "closed"] = "new"
-        self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = 0
         self._executor: Executor | None = None
         self._threads: CapacityLimiter | None = None

@@ -58,7 +58,9 @@ class RouterEnsemble:
             for candidate, score in ranking:
                 totals[candidate] += weight * score
                 votes[name][candidate.config.model_id] = score
-        ranking = ranked(tuple(totals), tuple(totals.values()), self._rng)
+        # Weights that sum to 1 but for rounding may sum to a little more.
+        scores = [min(1.0, total) for total in totals.values()]
+        ranking = ranked(tuple(totals), scores, self._rng)
         ranking.votes = votes
         return ranking
 
