@@ -26,9 +26,10 @@ Step = Callable[[Call], Awaitable[Completion]]
 KINDS: dict[str, type[ProviderError]] = {kind.kind: kind for kind in ProviderError.__subclasses__()}
 
 
-def answers(
-    text: str | None = None, *, after: float = 0.1, usage: Usage | None = Usage(10, 5)
-) -> Step:
+BILLED = Usage(10, 5)
+
+
+def answers(text: str | None = None, *, after: float = 0.1, usage: Usage | None = BILLED) -> Step:
     """Answer after some seconds: with a text, or with the model's id."""
 
     async def step(call: Call) -> Completion:
@@ -169,9 +170,10 @@ def router_of(
 ) -> LLMRouter:
     """Make a router over these models that asks them in the order they are given."""
     configs = [each if isinstance(each, ModelConfig) else model(each) for each in ids]
+    providers = {} if provider is None else {"*": provider}
     settings = {"seed": 1, **settings}
     selectors = {"balanced": InOrder(), **settings.pop("selectors", {})}
-    return LLMRouter(configs, {"default": provider}, selectors=selectors, **settings)
+    return LLMRouter(configs, providers, selectors=selectors, **settings)
 
 
 def roles(result: ExecutionResult) -> list[tuple[str, str, str]]:

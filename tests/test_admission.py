@@ -100,7 +100,7 @@ class TestFastWay:
 
     async def test_acquire_does_not_suspend_if_a_slot_is_free(self) -> None:
         with pytest.raises(StopIteration) as returned:
-            one_lane().acquire().send(None)
+            one_lane().acquire(now=now()).send(None)
         assert isinstance(returned.value.value, Grant)
 
     async def test_refused_takes_nothing(self) -> None:
@@ -138,13 +138,43 @@ class TestFastWay:
         grant.release(now())
         assert limiter.borrowed_tokens == 0
 
+    async def test_the_first_slot_is_taken_in_a_task(self) -> None:
+        lane, errors = one_lane(), list[str]()
+
+        def outside() -> None:
+            try:
+                lane.try_acquire(0, now())
+            except RuntimeError as error:
+                errors.append(str(error))
+
+        asyncio.get_running_loop().call_soon(outside)
+        await turns()
+        assert errors == ["slots must be taken inside a task the first time"]
+        grant = await lane.acquire()
+        asyncio.get_running_loop().call_soon(outside)
+        await turns()
+        assert len(errors) == 1
+        grant.release(now())
+
+    async def test_the_first_grant_may_be_made_by_a_timer(self) -> None:
+        balancer, quota = LoadBalancer(), QuotaLimits(1)
+        a, b = (balancer.add(i, quota=quota, quota_group="g") for i in "ab")
+        async with calling() as callers:
+            await callers.queue("a", lane=a)
+            await callers.queue("b", lane=b)
+            await asyncio.sleep(61)
+            assert callers.at["b"] == 60.0
+            assert type(b.capacity.limiter) is type(CapacityLimiter(1))
+
     async def test_one_task_may_hold_several_slots_and_another_release_them(self) -> None:
+        async def give_back(grant: Grant) -> None:
+            grant.release(now())
+
         lane = one_lane(slots=2)
         grants = [await lane.acquire() for _ in range(2)]
         async with asyncio.TaskGroup() as group:
             for grant in grants:
-                group.create_task(asyncio.to_thread(lambda: None))
-                asyncio.get_running_loop().call_soon(grant.release, now())
+                group.create_task(give_back(grant))
         assert lane.in_flight == 0
 
 
@@ -256,6 +286,15 @@ class TestQueue:
             await turns()
             assert callers.served == ["a", "high"]
 
+    async def test_a_new_tenant_is_not_refused_for_those_it_takes_turns_with(self) -> None:
+        lane = one_lane(fair_by="tenant")
+        lane.capacity.duration = 1.0
+        async with calling() as callers:
+            await callers.queue(*"abcdef", lane=lane, tenant="old")
+            await callers.queue("old", lane=lane, deadline=now() + 2, tenant="old")
+            await callers.queue("new", lane=lane, deadline=now() + 2, tenant="new")
+            assert set(callers.errors) == {"old"}
+
     async def test_waiting_ends_when_there_is_no_time_left_to_run(self) -> None:
         lane = one_lane()
         async with calling() as callers:
@@ -359,7 +398,8 @@ class TestQueue:
 
     async def test_tokens_above_the_limit_are_a_mistake(self) -> None:
         lane = one_lane(quota=QuotaLimits(None, 100))
-        with pytest.raises(ValueError, match="tokens is 101, above tokens_per_minute=100 of .*gpt-4"):
+        message = "tokens is 101, above tokens_per_minute=100 of model 'gpt-4'"
+        with pytest.raises(ValueError, match=message):
             await lane.acquire(101)
         assert (lane.in_flight, lane.queued) == (0, 0)
 
@@ -370,19 +410,22 @@ class TestQueue:
         async with calling() as callers:
             await callers.queue("a", "b", lane=lane, tokens=60, deadline=now() + 100)
             timers: list[asyncio.TimerHandle] = asyncio.get_running_loop()._scheduled  # type: ignore[attr-defined]
-            contexts: list[Any] = [timer._context for timer in timers]  # type: ignore[attr-defined]
+            contexts: list[Any] = [timer._context for timer in timers]
             assert len(contexts) == 2
             assert all(len(context) == 0 for context in contexts)
         assert marker
 
-    async def test_memory_follows_those_who_wait_not_those_who_did(self) -> None:
+    @pytest.mark.parametrize("tenants", [1, 500])
+    async def test_memory_follows_those_who_wait_not_those_who_did(self, tenants: int) -> None:
         lane = one_lane(queue_size=10**6, fair_by="tenant")
         async with calling() as callers:
             await callers.queue("a", lane=lane)
             await callers.queue("first", lane=lane, priority=9)
             for number in range(2000):
-                callers.call(f"w{number}", lane, tenant=number % 500, deadline=now() + 1 + number)
-                if number % 2:
+                callers.call(
+                    f"w{number}", lane, tenant=number % tenants, deadline=now() + 1 + number
+                )
+                if number % 4:
                     await turns(1)
                     callers.tasks[f"w{number}"].cancel()
             await asyncio.sleep(1990)
@@ -667,6 +710,15 @@ class TestSharing:
             assert await callers.serve_all() == ["a1", "b1", "b2", "a2"]
         assert balancer.snapshot().in_flight == 0
 
+    async def test_a_queue_that_is_empty_again_keeps_nobody_from_the_fast_way(self) -> None:
+        (lane,) = self.group(LoadBalancer(max_workers=1), "a", tokens_per_minute=100)
+        async with calling() as callers:
+            await callers.queue("a1", "a2", lane=lane, tokens=10)
+            callers.release("a1")
+            await turns()
+            callers.release("a2")
+            assert lane.try_acquire(10, now()) is not None
+
     async def test_a_worker_is_not_held_by_who_waits_for_a_slot(self) -> None:
         balancer = LoadBalancer(max_workers=2)
         a, b = balancer.add("a", slots=1), balancer.add("b", slots=1)
@@ -818,6 +870,14 @@ class TestSlots:
         assert lane.try_acquire(0, now()) is not None
         assert lane.snapshot().limit == 8
 
+    async def test_slots_of_an_adaptive_lane_may_be_changed(self) -> None:
+        lane = one_lane(slots=10, adaptive=True)
+        lane.set_slots(20)
+        assert lane.snapshot().limit == 20
+        lane.on_overload(now())
+        lane.set_slots(30)
+        assert lane.snapshot().limit == 14
+
     async def test_success_of_an_adaptive_lane_wakes_waiters(self) -> None:
         lane = one_lane(slots=2, adaptive=True)
         async with calling() as callers:
@@ -862,7 +922,9 @@ class TestAdaptiveLimit:
             limit.on_success(3)
         assert limit.limit == 7
 
-    @pytest.mark.parametrize(("cut", "slots", "limit"), [(0, 20, 20), (1, 20, 7), (1, 5, 5), (1, 0, 0)])
+    @pytest.mark.parametrize(
+        ("cut", "slots", "limit"), [(0, 20, 20), (1, 20, 7), (1, 5, 5), (1, 0, 0)]
+    )
     def test_follows_the_configured_slots(self, cut: int, slots: int, limit: int) -> None:
         adaptive = AdaptiveLimit(10)
         for at in range(cut):
@@ -916,7 +978,7 @@ class TestBalancer:
             await callers.queue("small", lane=lane, tokens=40)
             balancer.update("a", slots=10, quota=QuotaLimits(None, 70))
             await asyncio.sleep(61)
-            assert "now below 80, the request's" in str(callers.errors["big"])
+            assert "tokens is 80, tokens_per_minute now lower" in str(callers.errors["big"])
             assert callers.served == ["1", "small"]
 
     async def test_removing_a_model_sends_its_waiters_away_and_lets_calls_end(self) -> None:
@@ -998,6 +1060,11 @@ class TestBalancer:
         assert (seen.in_flight, seen.queued, seen.max_workers) == (1, 0, 7)
         assert seen.lanes["a"] == lane.snapshot()
         assert lane.snapshot().slots == 3
+        assert repr(lane.capacity) == "<Slots 1/3>"
+        assert repr(lane.workers) == "<Workers 1/7>"
+        assert repr(lane._queue) == "<WaitQueue 0 waiting, 0 tenants>"
+        share = balancer.add("b", quota=QuotaLimits(5)).share
+        assert repr(share).startswith("<Share of 1 models, 0 waiting: <Quota ")
         plain = LoadBalancer()
         assert (plain.snapshot().in_flight, plain.snapshot().max_workers) == (0, None)
 
@@ -1025,6 +1092,7 @@ class World:
         self.tokens: list[list[float]] = []
         self.waiting: dict[int, tuple[Lane, tuple[float, int], int]] = {}
         self.overtaken: list[tuple[int, int]] = []
+        self.hints: list[float | None] = []
 
     def acquire(self, lane: Lane, tokens: int, priority: int, wait: float) -> None:
         number = len(self.callers)
@@ -1036,7 +1104,7 @@ class World:
             try:
                 grant = await lane.acquire(tokens, priority=priority, deadline=now() + wait)
             except OverloadedError as error:
-                assert error.retry_after is None or error.retry_after > 0
+                self.hints.append(error.retry_after)
                 return
             finally:
                 del self.waiting[number]
@@ -1056,6 +1124,7 @@ class World:
 
     def check(self) -> None:
         assert not self.overtaken
+        assert all(hint is None or hint > 0 for hint in self.hints)
         for lane, most in zip(self.lanes, self.most_slots, strict=True):
             holders = [grant for grant in self.held if grant.lane is lane]
             limiter = lane.capacity.limiter
@@ -1202,5 +1271,6 @@ async def test_whatever_happens_the_promises_hold(
     for lane in world.lanes:
         assert (lane.in_flight, lane.queued) == (0, 0)
         assert not lane.pool
+        assert lane.share is None or not lane.share.waiting
     timers: list[asyncio.TimerHandle] = asyncio.get_running_loop()._scheduled  # type: ignore[attr-defined]
     assert all(timer.cancelled() for timer in timers)

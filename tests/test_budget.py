@@ -128,11 +128,20 @@ def test_free_hedges_are_limited_by_number_only() -> None:
 
 
 def test_running_hedges_count_with_what_they_are_expected_to_cost() -> None:
-    budget = HedgeBudget()
+    budget = HedgeBudget(cap=1, ratio=1.0)
     assert budget.try_withdraw(3.0, 100.0)
+    budget.deposit()
     assert not budget.try_withdraw(2.1, 100.0)
-    assert budget.level == 9.0
+    assert budget.level == 1.0
     assert budget.try_withdraw(2.0, 100.0)
+
+
+def test_the_hedges_of_the_start_need_no_share_of_the_spend() -> None:
+    budget = HedgeBudget(cap=2, ratio=1.0)
+    assert budget.try_withdraw(1.0, 1.0)
+    assert budget.try_withdraw(1.0, 1.0)
+    budget.deposit()
+    assert not budget.try_withdraw(1.0, 1.0)
 
 
 def test_a_settled_hedge_counts_with_what_it_did_cost() -> None:
@@ -144,9 +153,10 @@ def test_a_settled_hedge_counts_with_what_it_did_cost() -> None:
 
 
 def test_a_free_hedge_is_allowed_also_above_the_share_of_spend() -> None:
-    budget = HedgeBudget()
+    budget = HedgeBudget(cap=1, ratio=1.0)
     assert budget.try_withdraw(5.0, 100.0)
     budget.settle(7.0, expected_cost=5.0)
+    budget.deposit()
     assert not budget.try_withdraw(0.01, 100.0)
     assert budget.try_withdraw(0.0, 100.0)
 

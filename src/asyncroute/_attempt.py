@@ -195,7 +195,9 @@ class Try(Interruptible):
             except (Exception, asyncio.CancelledError) as error:
                 failure = error
             is_gone = self.end()
-            if failure is not None and not is_gone:
+            if self.completion is not None:
+                self.error = None  # it came in spite of being given up
+            elif failure is not None and not is_gone:
                 self._failed(failure)
         finally:
             if is_gone and self.stopped_by is None:

@@ -109,8 +109,9 @@ class RetryBudget:
 class HedgeBudget:
     """How many hedges may be made: a share of the calls and a share of the spend.
 
-    Money is asked only once there is spend: before, and for models that are free, the number of
-    calls is what limits. A running hedge counts with what it is expected to cost.
+    Money is asked only once there is spend to take a share of, and more hedges were made than there
+    are at the start: before, and for models that are free, the number of calls is what limits. A
+    running hedge counts with what it is expected to cost.
 
     Args:
         cap: The most hedges that can be saved up, and how many there are at the start.
@@ -121,7 +122,7 @@ class HedgeBudget:
         ConfigurationError: For a value that cannot be meant.
     """
 
-    __slots__ = ("_booked", "_calls", "_spend_share")
+    __slots__ = ("_booked", "_calls", "_cap", "_made", "_spend_share")
 
     def __init__(self, cap: float = 10.0, ratio: float = 0.05, spend_share: float = 0.05) -> None:
         _require(0 <= cap < inf, "HedgeBudget", "cap", cap, "a finite number of calls")
@@ -130,6 +131,8 @@ class HedgeBudget:
         _require(is_share, "HedgeBudget", "spend_share", spend_share, "between 0 and 1")
         self._calls = RetryBudget(cap, ratio)
         self._spend_share = spend_share
+        self._cap = cap
+        self._made = 0
         self._booked = 0
 
     @property
@@ -154,12 +157,13 @@ class HedgeBudget:
             total_spend: What all calls have cost so far, hedges included, in dollars.
         """
         cost = _picodollars(expected_cost)
-        if cost and total_spend > 0:
+        if cost and total_spend > 0 and self._made >= self._cap:
             allowed = _picodollars(total_spend * self._spend_share)
             if self._booked + cost > allowed:
                 return False
         if not self._calls.withdraw():
             return False
+        self._made += 1
         self._booked += cost
         return True
 
@@ -170,6 +174,7 @@ class HedgeBudget:
     def give_back(self, *, expected_cost: float) -> None:
         """Undo a withdrawal whose hedge was not started after all."""
         self._calls.give_back()
+        self._made -= 1
         self.settle(0.0, expected_cost=expected_cost)
 
     def __repr__(self) -> str:

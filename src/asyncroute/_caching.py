@@ -25,9 +25,8 @@ def result_key(request: QueryRequest, strategy: Hashable) -> Hashable | None:
     if params and "tools" in params:
         return None
     try:
-        said = request.query if request.query is not None else _canonical(request.messages)
-        return (
-            said,
+        key = (
+            request.query if request.messages is None else (_canonical(request.messages),),
             request.capability,
             strategy,
             request.max_tokens,
@@ -39,8 +38,10 @@ def result_key(request: QueryRequest, strategy: Hashable) -> Hashable | None:
             _canonical(params) if params else None,
             request.metadata.get(TENANT) if request.metadata else None,
         )
+        hash(key)  # a tenant or a selector that cannot be compared
     except (TypeError, ValueError):
         return None
+    return key
 
 
 def _canonical(value: Any) -> str:

@@ -190,7 +190,7 @@ class Course:
 
     def next_hedge(self, now: float) -> Try | None:
         """Start a hedge, if a model and the budgets allow it: another provider's model first."""
-        if self.is_closed or now >= self.deadline:
+        if self.is_closed or not self.tries or now >= self.deadline:
             return None
         running = {attempt.endpoint.config.provider for attempt in self.tries}
         candidate = self._next_candidate(now, avoid=running)
@@ -284,19 +284,32 @@ class Course:
             return None
         if sum(self._retries.values()) >= self._most_retries():
             return None
-        for attempt in self.tries:
+        for attempt in self._to_be_retried():
             endpoint, error = attempt.endpoint, self._last_error(attempt.endpoint)
             done = self._retries.get(endpoint.config.model_id, 0)
             if error is None or done >= self.runtime.fallback.retries_after(error):
                 continue
             if not self._is_affordable(endpoint):
                 continue
-            pause = self.runtime.fallback.pause_before(done, error, self.runtime.rng)
+            runtime = self.runtime
+            pause = runtime.fallback.pause_before(
+                done, error, runtime.rng, retry_after_cap=runtime.retry_after_cap
+            )
             at = max(now + pause, endpoint.health.available_at(now))
-            if at < self.deadline and self.runtime.retries.withdraw():
+            if at < self.deadline and runtime.retries.withdraw():
                 self._planned = (at, endpoint)
                 return self._planned
         return None
+
+    def _to_be_retried(self) -> Sequence[Try]:
+        """The attempts whose models may be asked again: all, unless an error rules out others."""
+        rules_out_others = self.runtime.fallback.rules_out_others
+        final = [
+            attempt
+            for attempt in self.tries
+            if isinstance(attempt.error, ProviderError) and rules_out_others(attempt.error)
+        ]
+        return final or self.tries
 
     def _most_retries(self) -> int:
         fallback = self.runtime.fallback

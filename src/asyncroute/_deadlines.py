@@ -8,7 +8,7 @@ from contextvars import Context
 from math import inf
 from typing import Protocol, TypeVar, final
 
-__all__ = ("Deadlines", "Expiring", "Interruptible", "within")
+__all__ = ("Deadlines", "Expiring", "Interruptible", "RanOutError", "within")
 
 T = TypeVar("T")
 
@@ -129,6 +129,10 @@ class Interruptible:
         return task.cancelling() > self._cancelling
 
 
+class RanOutError(TimeoutError):
+    """The instant of `within` passed: told apart from time-outs of what was awaited."""
+
+
 @final
 class _Patience(Interruptible):
     """An await that is given up at a deadline."""
@@ -147,7 +151,7 @@ async def within(deadlines: Deadlines, at: float, awaitable: Awaitable[T]) -> T:
     """Await something in the caller's task, until an instant at most.
 
     Raises:
-        TimeoutError: The instant passed first.
+        RanOutError: The instant passed first.
         asyncio.CancelledError: The caller was cancelled.
     """
     patience = _Patience()
@@ -161,7 +165,7 @@ async def within(deadlines: Deadlines, at: float, awaitable: Awaitable[T]) -> T:
         is_gone = patience.end()
         if is_gone or not patience.has_run_out:
             raise
-        raise TimeoutError from None
+        raise RanOutError from None
     finally:
         if bucket is not None:
             bucket.discard(patience)

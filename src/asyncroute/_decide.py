@@ -123,7 +123,6 @@ class Decider:
         order = None
         if self._registry.journal.troubled:
             order = self._slow_start(in_order(ranking), now)
-            order += [e for e in away if e not in order and e not in rejected]
         ranked = cast("Sequence[Endpoint]", ranking.candidates)
         place = ranking.best() if order is None else ranked.index(order[0])
         first = ranked[place]
@@ -144,6 +143,8 @@ class Decider:
         )
         views = [endpoint.view for endpoint in ranked]
         decision.trace = _Ranked(ranking, views, tokens_in, request.max_tokens)
+        if order is not None:  # they may be back by the time they are needed
+            order += [e for e in away if e not in order and e not in rejected]
         return Choice(decision, ranking, first, order, tokens_in, request)
 
     # What depends on the kind of request only
@@ -195,7 +196,7 @@ class Decider:
         if not self._is_capable(endpoint, request.capability):
             return f"lacks capability {request.capability!r}; has {', '.join(config.capabilities)}"
         if config.max_tokens < needed:
-            return f"has a window of {config.max_tokens} tokens, {needed} are needed"
+            return f"has a window of {config.max_tokens} tokens, too small for the request"
         if config.supports is not None and not needs.issubset(config.supports):
             return f"does not support {', '.join(sorted(needs.difference(config.supports)))}"
         quality = request.required_quality
@@ -266,7 +267,8 @@ def _features_needed(request: QueryRequest) -> frozenset[str]:
     needs: set[str] = set()
     if request.params.get("tools"):
         needs.add("tools")
-    if request.params.get("response_format"):
+    answer_format = request.params.get("response_format")
+    if answer_format and _format_type(answer_format) not in ("text", "json_object"):
         needs.add("json_schema")
     if any(map(_has_image, request.messages or ())):
         needs.add("images")
@@ -276,6 +278,10 @@ def _features_needed(request: QueryRequest) -> frozenset[str]:
 _NOTHING: frozenset[str] = frozenset()
 _NOBODY: Mapping[Endpoint, str] = {}
 _NOT_YET = cast("tuple[ModelConfig, ...]", None)  # shaped when read, see `_results`
+
+
+def _format_type(answer_format: object) -> object:
+    return answer_format.get("type") if isinstance(answer_format, Mapping) else None  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
 
 
 def _has_image(message: Message) -> bool:

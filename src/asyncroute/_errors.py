@@ -19,6 +19,7 @@
         ├── BadRequestError                   400, 422: the same request is wrong anywhere
         ├── ContextTooLongError               the prompt does not fit this model's window
         ├── ContentRefusedError               the provider's policy refused the content
+        ├── ModelNotFoundError                404, 410: this server has no such model
         ├── QuotaExhaustedError               the account is out of credit
         ├── ProtocolError                     an answer that cannot be understood
         └── StreamInterruptedError            a stream that ended before its end; the text so far
@@ -46,6 +47,7 @@ __all__ = (
     "ContentRefusedError",
     "ContextTooLongError",
     "DeadlineExceededError",
+    "ModelNotFoundError",
     "NoEligibleModelError",
     "OverloadedError",
     "ProtocolError",
@@ -248,6 +250,15 @@ class ContentRefusedError(ProviderError):
 
     retry_elsewhere = False
     health = "none"
+
+
+class ModelNotFoundError(ProviderError):
+    """The server knows no such model, or no such path (404, 410).
+
+    Another model may well serve the request; this one will not until something is changed.
+    """
+
+    health = "eject"
 
 
 class QuotaExhaustedError(ProviderError):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, final
 from asyncroute._attempt import Try
 from asyncroute._caching import is_worth_keeping, shared_copy
 from asyncroute._course import Choice, Course
+from asyncroute._deadlines import RanOutError, within
 from asyncroute._errors import (
     AsyncRouteError,
     DeadlineExceededError,
@@ -22,6 +23,8 @@ from asyncroute._errors import (
 from asyncroute._judge import Everything
 from asyncroute._modes import Manner, staggered
 from asyncroute._outcome import answered, failed, refused, reported, reports, streamed
+from asyncroute._selectors import RoundRobinSelector
+from asyncroute._selectors._scored import SplitSelector
 from asyncroute._stagger import Stagger
 from asyncroute._stream import OpenStream
 from asyncroute._stream_try import StreamTry
@@ -38,6 +41,9 @@ if TYPE_CHECKING:
     from asyncroute._single_flight import Flight
 
 __all__ = ("Counters", "Executor")
+
+_SHARED_GRACE = 0.1
+"""Seconds that a waiter gives a shared run to say itself that its deadline has passed."""
 
 
 @final
@@ -138,14 +144,14 @@ class Executor:
         """
         started_at = self.runtime.now()
         try:
-            choice = await self._decider.decide(request, strategy, selector, started_at)
-        except NoEligibleModelError as error:
+            choice = await self._decide(request, strategy, selector, started_at)
+        except (NoEligibleModelError, DeadlineExceededError) as error:
             return self._refused(request, error, started_at)
         plan = choice.ranking.plan
         course = self._course(choice, started_at, provider, manner.at_once(plan), manner.most)
         if flight is not None:
-            course.extend(flight.deadline)
-            flight.on_later = course.extend
+            course.extend(flight.deadline - _SHARED_GRACE)
+            flight.on_later = lambda deadline: course.extend(deadline - _SHARED_GRACE)
         stagger = staggered(course, manner, plan, choice.first)
         try:
             winner = await stagger.run()
@@ -169,8 +175,8 @@ class Executor:
         """Execute a request at several models at once; see `LLMRouter.execute_all`."""
         started_at = self.runtime.now()
         try:
-            choice = await self._decider.decide(request, strategy, selector, started_at)
-        except NoEligibleModelError as error:
+            choice = await self._decide(request, strategy, selector, started_at)
+        except (NoEligibleModelError, DeadlineExceededError) as error:
             return [self._refused(request, error, started_at)]
         course = self._course(choice, started_at, None, width, width)
         try:
@@ -216,7 +222,7 @@ class Executor:
                 result = await cache.run(
                     key,
                     fetch,
-                    deadline=self.deadline_of(request, started_at),
+                    deadline=self.deadline_of(request, started_at) + _SHARED_GRACE,
                     spawn=partial(self.runtime.supervisor.spawn, name="asyncroute shared run"),
                     should_keep=is_worth_keeping,
                 )
@@ -246,8 +252,8 @@ class Executor:
         """
         started_at = self.runtime.now()
         try:
-            choice = await self._decider.decide(request, strategy, selector, started_at)
-        except NoEligibleModelError as error:
+            choice = await self._decide(request, strategy, selector, started_at)
+        except (NoEligibleModelError, DeadlineExceededError) as error:
             self._refused(request, error, started_at)
             raise
         course = self._course(
@@ -279,6 +285,18 @@ class Executor:
         )
         self._leave(opened.course)
         return self._told(opened.decision.request, result)
+
+    async def _decide(
+        self, request: QueryRequest, strategy: str, selector: ModelSelector, started_at: float
+    ) -> Choice:
+        deciding = self._decider.decide(request, strategy, selector, started_at)
+        if isinstance(selector, (SplitSelector, RoundRobinSelector)):
+            return await deciding  # never suspends
+        try:
+            deadline = self.deadline_of(request, started_at)
+            return await within(self.runtime.deadlines, deadline, deciding)
+        except RanOutError:
+            raise DeadlineExceededError(f"strategy {strategy} took too long to choose") from None
 
     def _course(
         self,

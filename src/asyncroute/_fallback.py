@@ -113,9 +113,7 @@ class FallbackStrategy:
 
     def allows(self, error: ProviderError, failed: ModelConfig, candidate: ModelConfig) -> bool:
         """Whether `candidate` may be asked after `failed` ended with `error`."""
-        if isinstance(error, ContentRefusedError):
-            return self.refused_elsewhere
-        if not error.retry_elsewhere:
+        if self.rules_out_others(error):
             return False
         if isinstance(error, ContextTooLongError):
             return candidate.max_tokens > failed.max_tokens
@@ -125,22 +123,31 @@ class FallbackStrategy:
             return failed.quota_group is None or candidate.quota_group != failed.quota_group
         return True
 
+    def rules_out_others(self, error: ProviderError) -> bool:
+        """Whether no other model may be asked after this kind of error, whoever had it."""
+        if isinstance(error, ContentRefusedError):
+            return not self.refused_elsewhere
+        return not error.retry_elsewhere
+
     def retries_after(self, error: ProviderError) -> int:
         """How often the same model may be asked again after this kind of error."""
         return self.retries.get(error.kind, self.max_retries if error.retry_here else 0)
 
-    def pause_before(self, retry: int, error: ProviderError, rng: random.Random) -> float:
+    def pause_before(
+        self, retry: int, error: ProviderError, rng: random.Random, *, retry_after_cap: float = 60.0
+    ) -> float:
         """Seconds to wait before a retry: full jitter over an exponentially growing span.
 
         Args:
             retry: 0 for the first retry.
             error: The error to be retried; its `retry_after` is waited for in any case.
             rng: Where the jitter comes from.
+            retry_after_cap: Seconds of a `retry_after` that are heeded.
 
         Source: Brooker, Exponential Backoff and Jitter (AWS, 2015): `uniform(0, base * 2**n)`.
         """
         longest = min(self.max_delay, self.base_delay * 2**retry)
-        return max(rng.uniform(0.0, longest), error.retry_after or 0.0)
+        return max(rng.uniform(0.0, longest), min(error.retry_after or 0.0, retry_after_cap))
 
     def __repr__(self) -> str:
         return f"<FallbackStrategy: {self.max_models} models, {self.max_retries} retries>"

@@ -9,7 +9,7 @@ from inspect import isawaitable
 from typing import Protocol, final
 
 from asyncroute._attempt import Try
-from asyncroute._deadlines import Deadlines, within
+from asyncroute._deadlines import Deadlines, RanOutError, within
 from asyncroute._protocols import Accept, Agree
 
 __all__ = ("Accepting", "Everything", "FirstAnswer", "Judge", "Quorum", "Verdict", "same_answer")
@@ -89,7 +89,7 @@ class Accepting:
         if isawaitable(accepted):
             try:
                 accepted = await within(self._deadlines, self._deadline, accepted)
-            except TimeoutError:
+            except RanOutError:
                 attempt.is_refused = True
                 return Verdict.WAIT
         if accepted:

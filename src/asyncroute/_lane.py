@@ -167,6 +167,7 @@ class Lane:
         order = (now - rank, next(self._rules.sequence))
         start_by = deadline - need
         self._refuse_hopeless(tokens, now, start_by, (order, tenant))
+        self.capacity.open()  # here, in a task: the grant may be made in a timer's callback
         waiter = Waiter(loop.create_future(), tokens, tenant, order, rank, start_by)
         self._queue.push(waiter)
         self._line_up()

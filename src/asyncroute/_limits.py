@@ -126,10 +126,6 @@ class RequestWindow:
             del self._starts[position]
             self._pacer.give_back(now)
 
-    def used(self, now: float) -> int:
-        """Requests started in the last 60 s."""
-        return sum(at + WINDOW > now for at in self._starts)
-
     def __repr__(self) -> str:
         return f"<RequestWindow {self.limit} per minute, {len(self._starts)} remembered>"
 

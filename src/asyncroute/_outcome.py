@@ -84,7 +84,8 @@ def failed(
     """The result of a request that was attempted in vain."""
     attempts = reports(course, None, now)
     error = why_failed(course, attempts, now)
-    last = course.tries[-1] if course.tries else None
+    reached = [attempt for attempt in course.tries if attempt.sent_at is not None]
+    last = reached[-1] if reached else None
     result = ExecutionResult(
         success=False,
         model_id=None if last is None else last.endpoint.config.model_id,

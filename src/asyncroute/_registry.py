@@ -89,14 +89,10 @@ class Registry:
         """Change fields of a model; what runs and waits is kept.
 
         Raises:
-            ConfigurationError: No such model, a new id, or limits its quota group does not share.
+            ConfigurationError: No such model, or limits its quota group does not share.
             ValidationError: A value is bad, or a field unknown.
         """
         endpoint = self[model_id]
-        if changes.get("model_id", model_id) != model_id:
-            raise ConfigurationError(
-                f"model_id of {model_id!r} cannot become {changes['model_id']!r}: add a new model"
-            )
         config = ModelConfig.model_validate({**dict(endpoint.config), **changes})
         limits = _limits_of(config)
         self._balancer.update(

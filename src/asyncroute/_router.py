@@ -125,9 +125,7 @@ class LLMRouter:
         drain_timeout: float = 10.0,
         seed: int | None = None,
     ) -> None:
-        for name, seconds in (("timeout", timeout), ("attempt_timeout", attempt_timeout)):
-            if seconds is not None and (isnan(seconds) or seconds <= 0):
-                raise ConfigurationError(f"{name} must be above 0 seconds, got {seconds!r}")
+        _check_seconds(timeout, attempt_timeout, loser_grace, drain_timeout)
         if on_no_candidates not in ("fail", "relax"):
             raise ConfigurationError(
                 f"on_no_candidates must be 'fail' or 'relax', got {on_no_candidates!r}"
@@ -183,7 +181,7 @@ class LLMRouter:
         }
         for name, selector in (selectors or {}).items():
             self.register_selector(name, selector)
-        self._cache = CacheManager[ExecutionResult]() if cache is True else cache or None
+        self._cache = _cache_of(cache)
         self._budgets = Budgets(budgets)
         self._observers = Observers(observers)
         self._counters = Counters()
@@ -569,6 +567,10 @@ class LLMRouter:
         if strategy is None:
             strategy = request.strategy
         if not isinstance(strategy, str):
+            if not callable(getattr(strategy, "select", None)):
+                raise ConfigurationError(
+                    f"strategy must be a name or have select(), got {strategy!r}"
+                )
             return type(strategy).__name__, strategy
         selector = self._selectors.get(strategy)
         if selector is None:
@@ -595,6 +597,23 @@ def _request_from(
     if isinstance(strategy, str):
         given["strategy"] = strategy
     return QueryRequest(**given)
+
+
+def _check_seconds(
+    timeout: float, attempt_timeout: float | None, loser_grace: float, drain_timeout: float
+) -> None:
+    for name, seconds in (("timeout", timeout), ("attempt_timeout", attempt_timeout)):
+        if seconds is not None and not seconds > 0:
+            raise ConfigurationError(f"{name} must be above 0 seconds, got {seconds!r}")
+    for name, seconds in (("loser_grace", loser_grace), ("drain_timeout", drain_timeout)):
+        if not seconds >= 0:
+            raise ConfigurationError(f"{name} must be 0 or more seconds, got {seconds!r}")
+
+
+def _cache_of(cache: CacheManager[ExecutionResult] | bool) -> CacheManager[ExecutionResult] | None:
+    if isinstance(cache, bool):
+        return CacheManager() if cache else None
+    return cache
 
 
 def _names_strategy(request: QueryRequest) -> bool:

@@ -97,10 +97,17 @@ class Slots:
         self.limiter: CapacityLimiter | None = None
 
     def open(self) -> CapacityLimiter:
-        """Make the limiter."""
-        # Not earlier: where no loop runs, anyio makes a slower adapter.
-        asyncio.get_running_loop()
-        self.limiter = CapacityLimiter(self.limit)
+        """Make the limiter, if there is none yet.
+
+        Raises:
+            RuntimeError: Called outside of any task. There anyio cannot tell which loop runs (in a
+                timer's callback either, where sniffio is installed) and makes an adapter that is
+                slower and may fail later.
+        """
+        if self.limiter is None:
+            if asyncio.current_task() is None:
+                raise RuntimeError("slots must be taken inside a task the first time")
+            self.limiter = CapacityLimiter(self.limit)
         return self.limiter
 
     def wait(self, ahead: int) -> float:

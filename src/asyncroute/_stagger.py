@@ -214,11 +214,18 @@ class Stagger:
         if attempt not in self._live:
             return
         self._live.discard(attempt)
-        if not self._is_over:
+        if self._is_over:
+            pass
+        elif self._inline is None:
             self._ended.append(attempt)
-            has_won = attempt.has_answer and self._judge.takes_first_answer
-            if self._inline is not None and has_won:
-                self._inline.stop("superseded")
+        elif attempt.has_answer:
+            self._ended.append(attempt)
+            self._inline.stop("superseded")
+        else:
+            # The caller's task is busy with the first attempt: what follows is started from here.
+            following = self._next()
+            if following is not None:
+                self._spawn(following)
         if self._wake is not None and not self._wake.done():
             self._wake.set_result(None)
 

@@ -15,6 +15,8 @@ from asyncroute._protocols import Candidate, Ranking
 
 __all__ = ("Board", "ScoredSelector", "SplitSelector", "cost_score", "ranked")
 
+_MOST_BOARDS = 32
+
 COST_SCALE = 0.01
 """Dollars a request that score 0.5 for cost."""
 
@@ -109,6 +111,8 @@ class SplitSelector(ScoredSelector):
             return await super().select(request, candidates)
         board = candidates.kept.get(self)
         if not isinstance(board, Board):
+            if len(candidates.kept) >= _MOST_BOARDS:  # a new selector object for every request
+                candidates.kept.clear()
             board = candidates.kept[self] = Board(candidates, self)
         return ranked(candidates, board.scores(request), self._rng)
 

@@ -28,15 +28,15 @@ def latency_score(candidate: Candidate, *, streams: bool = False) -> float:
     For streams it is the time to the first token.
 
     What counts is the expected latency times `1 + load`, since the more requests a model has, the
-    longer the next one waits. A model of which too little is known scores nothing while it has its
-    few requests to learn from in flight: a new model must not draw a stampede.
+    longer the next one waits. A model of which too little is known scores next to nothing while it
+    has its few requests to learn from in flight: a new model must not draw a stampede.
     """
-    if getattr(candidate, "is_learning", False):
-        return 0.0
     latency = candidate.expected_latency
     if streams:
         latency = getattr(candidate, "expected_first_token", latency)
-    return LATENCY_SCALE / (LATENCY_SCALE + latency * (1.0 + candidate.load))
+    score = LATENCY_SCALE / (LATENCY_SCALE + latency * (1.0 + candidate.load))
+    # Scaled, not zero: while all models are new, the one configured as fast still comes first.
+    return 0.01 * score if getattr(candidate, "is_learning", False) else score
 
 
 def load_score(candidate: Candidate) -> float:
@@ -138,6 +138,7 @@ class BalancedSelector(SplitSelector):
         total = sum(weights.values())
         if not total:
             raise ConfigurationError(f"at least one weight must be above 0, got {weights}")
+        total *= 1.0 + 1e-12  # so that rounding never takes a sum of shares above 1
         self.cost_weight = cost / total
         self._latency = latency / total
         self._quality = quality / total
