@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -540,6 +541,17 @@ class TestBenchmark:
         assert one == two
         assert one != await LLMRoutingManager(seed=5).benchmark_strategies(self.QUERIES, 5)
 
+    async def test_shows_a_progress_bar_on_a_terminal(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        await LLMRoutingManager(seed=1).benchmark_strategies(self.QUERIES, 1)
+        assert capsys.readouterr().err == ""
+        monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+        await LLMRoutingManager(seed=1).benchmark_strategies(self.QUERIES, 1)
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert "Benchmarking strategies" in err
+
     async def test_leaves_the_loop_free(self) -> None:
         turns = 0
 
@@ -578,8 +590,6 @@ class TestBenchmark:
 
 
 def _is_benchmarking() -> bool:
-    import sys
-
     def functions(frame: Any) -> set[str]:
         names: set[str] = set()
         while frame is not None:
