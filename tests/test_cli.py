@@ -78,9 +78,9 @@ class TestDemo:
         assert asyncroute("demo", "--seed", "7").out == asyncroute("demo", "--seed", "7").out
         assert asyncroute("demo", "--seed", "7").out != asyncroute("demo", "--seed", "8").out
 
-    def test_on_an_endpoint_calls_it_over_http(self, llmock: Any) -> None:
+    def test_on_an_endpoint_calls_it_over_http(self, asyncroute: Any, llmock: Any) -> None:
         llmock.delay(0.04, times=None)
-        ran = in_a_process(
+        ran = asyncroute(
             "demo", "--base-url", llmock.base_url(), "--model", "gpt-4o", "--model", "other"
         )
         assert (ran.status, ran.err) == (0, "")
@@ -94,17 +94,17 @@ class TestDemo:
         assert len(llmock.requests) > len(called)  # the 404, and the hedge's loser
 
     def test_on_an_endpoint_sends_the_key_and_shows_it_nowhere(
-        self, llmock: Any, monkeypatch: pytest.MonkeyPatch
+        self, asyncroute: Any, llmock: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("DEMO_KEY", "hunter2hunter2")
         endpoint = ("--base-url", llmock.base_url(), "--model", "gpt-4o")
-        ran = in_a_process("demo", *endpoint, "--api-key-env", "DEMO_KEY")
+        ran = asyncroute("demo", *endpoint, "--api-key-env", "DEMO_KEY")
         assert ran.status == 0, ran
         assert "takes two models" in ran.out
         assert "hunter2" not in ran.out + ran.err
 
-    def test_of_an_endpoint_that_is_not_there_is_one_line(self) -> None:
-        ran = in_a_process("demo", "--base-url", "http://127.0.0.1:9/v1", "--model", "m")
+    def test_of_an_endpoint_that_is_not_there_is_one_line(self, asyncroute: Any) -> None:
+        ran = asyncroute("demo", "--base-url", "http://127.0.0.1:9/v1", "--model", "m")
         assert (ran.status, ran.out) == (1, "")
         assert is_one_line(ran.err, "m at http://127.0.0.1:9/v1 does not answer: ")
 
