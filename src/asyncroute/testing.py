@@ -171,7 +171,11 @@ def run_virtual(function: Callable[[*Ts], Coroutine[Any, Any, T]], *args: *Ts) -
         Deadlock: When everything waits and nothing can wake it.
         RuntimeError: When a loop runs in this thread already.
     """
-    if asyncio._get_running_loop() is not None:  # noqa: SLF001  asyncio's own runners ask it so
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        pass
+    else:
         raise RuntimeError("run_virtual() cannot be called from a running event loop")
     with asyncio.Runner(loop_factory=VirtualClockLoop) as runner:
         return runner.run(function(*args))
