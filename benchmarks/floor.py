@@ -1,7 +1,7 @@
 """The hand-written minimum that does the same work: what a call through a router cannot do without.
 
-Decide over the models under three constraints, take a slot, take a token of a rate, set a deadline, call, record in a
-ring, build a result. Everything in one function, nothing shared, no queue, no fallback, no settlement of losers.
+Decide over the models under three constraints, take a slot, take a token of a rate, set a deadline,
+call, record in a ring, build a result. Everything in one function: no queue, no fallback, no losers.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Answer:
         "text",
     )
 
-    def __init__(  # noqa: PLR0913, PLR0917
+    def __init__(  # noqa: PLR0913
         self,
         request_id: int,
         model: str,

@@ -1,8 +1,8 @@
-"""What routing costs beside the call: our figures as multiples of a hand-written minimum, in one run.
+"""What routing costs beside the call, as multiples of a hand-written minimum, in one run.
 
     uv run python benchmarks/overhead.py [--rounds 7] [--calls 3000] [--json FILE]
 
-CPU time, medians of interleaved rounds; believe ratios to about 15 %, and absolute figures not at all.
+CPU time, medians of interleaved rounds; believe ratios to about 15 %, absolute figures not at all.
 """
 
 from __future__ import annotations
