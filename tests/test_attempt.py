@@ -17,6 +17,7 @@ from asyncroute import (
     ExecutionResult,
     FallbackStrategy,
     LLMRouter,
+    MoneyBudget,
     QueryRequest,
     Usage,
 )
@@ -147,8 +148,9 @@ async def test_a_deadline_fires_late_by_a_tick_at_most_and_never_early() -> None
             assert timeout <= now() - start <= timeout + 0.025
 
 
-async def test_an_answer_in_the_same_turn_as_the_deadline_counts() -> None:
-    async with router_of(Scripted(default=answers(after=1.0)), "a") as router:
+@pytest.mark.parametrize("after", [1.0, 51 * 0.02], ids=("deadline", "its timer"))
+async def test_an_answer_in_the_same_turn_as_the_deadline_counts(after: float) -> None:
+    async with router_of(Scripted(default=answers(after=after)), "a") as router:
         assert (await router.execute("hello", timeout=1.0)).success
 
 
@@ -412,6 +414,30 @@ async def test_unused_tokens_are_given_back_and_a_refused_call_takes_none() -> N
         assert provider.most == 3
         assert all(result.success for result in results)
         assert now() < 5
+
+
+async def test_money_reserved_and_not_spent_may_be_spent_by_others() -> None:
+    provider = Scripted()  # 15 tokens an answer, of which 262 are expected
+    ids = models("a", cost_per_1k_tokens=1)
+    async with router_of(provider, ids, budgets=[MoneyBudget(0.3)]) as router:
+        results = [await router.execute("hello") for _ in range(5)]
+    assert [result.error_kind for result in results] == [None] * 3 + ["budget_exceeded"] * 2
+    assert len(provider.calls) == 3
+
+
+async def test_a_call_queued_at_a_model_that_is_set_aside_goes_elsewhere_and_takes_nothing() -> (
+    None
+):
+    provider = Scripted({"a": fails("rate_limited", after=1, retry_after=5.0)})
+    ids = [model("a", max_concurrent_requests=1, requests_per_minute=2), model("b")]
+    async with router_of(provider, ids) as router:
+        first, second = await asyncio.gather(router.execute("1"), router.execute("2"))
+        assert (first.response, second.response) == ("b", "b")
+        assert roles(second) == [("a", "first", "shed"), ("b", "fallback", "won")]
+        await asyncio.sleep(6)
+        provider.script.clear()
+        third = await router.execute("3")
+    assert (third.response, third.attempts[0].queued) == ("a", 0)
 
 
 # Who is told

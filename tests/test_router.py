@@ -439,9 +439,13 @@ async def test_more_slots_admit_at_once() -> None:
 
 async def test_a_removed_model_may_come_back() -> None:
     async with router_of(Scripted(), "ab") as router:
+        await router.execute("hello", models=["a"])
         router.remove_model("a")
         router.add_model(model("a"))
         assert (await router.execute("hello", models=["a"])).success
+        stats = router.get_statistics()
+    assert stats["model_stats"]["a"]["total_requests"] == 1
+    assert stats["total_cost"] == pytest.approx(0.0003)
 
 
 @pytest.mark.parametrize(
@@ -649,6 +653,8 @@ async def test_a_function_returns_a_text_a_completion_or_a_result(
         result = await router.execute_with_fallback(HELLO, returning(answer))
     assert (result.response, result.model_id, result.tokens_used) == ("hi", "a", tokens)
     assert cost is None or result.actual_cost == pytest.approx(cost)
+    assert result.usage is not None
+    assert result.usage.input_tokens == (100 if tokens == 150 else 6)
     assert result.attempts[0].cost_is_estimated is (answer == "hi")
 
 

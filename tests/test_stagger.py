@@ -82,6 +82,7 @@ async def test_a_hedge_that_answers_first_wins_and_the_first_is_cancelled(prompt
     assert roles(result) == [("a", "first", "superseded"), ("b", "hedge", "won")]
     assert result.attempts[1].started_after == pytest.approx(2, abs=0.03)
     assert result.actual_latency_ms == pytest.approx(2100, abs=30)
+    assert result.actual_cost == pytest.approx(provider.total)
     assert stats["total_cost"] == pytest.approx(provider.total)
     assert stats["model_stats"]["a"]["superseded"] == 1
     assert stats["model_stats"]["a"]["success_rate"] == 1.0
@@ -95,6 +96,13 @@ async def test_a_first_that_answers_after_all_wins_over_its_hedge(promptly: bool
         assert is_at_rest(router)
     assert roles(result) == [("a", "first", "won"), ("b", "hedge", "superseded")]
     assert now() == pytest.approx(3)
+
+
+async def test_no_hedge_starts_at_the_deadline() -> None:
+    provider = Scripted(default=hangs())
+    async with free(provider, attempt_timeout=10) as router:
+        await router.execute("hello", mode="hedged", hedge_after=1, timeout=1)
+    assert provider.calls == ["a"]
 
 
 async def test_a_hedge_goes_to_another_provider_first() -> None:
@@ -433,6 +441,15 @@ async def test_a_vote_asks_one_more_where_its_quorum_cannot_be_had() -> None:
         result = await router.execute("hello", strategy=Planning(stagger=0, width=2, quorum=2))
     assert result.response == "yes"
     assert provider.calls == ["a", "b", "c"]
+
+
+async def test_a_vote_asks_one_more_as_soon_as_its_quorum_cannot_be_had() -> None:
+    script = {"a": answers("x", after=1), "b": answers("y", after=2), "c": answers("x", after=9)}
+    provider = Scripted(script, default=answers("x"))
+    async with free(provider, "abcd", fallback=FallbackStrategy(max_models=4)) as router:
+        result = await router.execute("hello", strategy=Planning(stagger=0, width=4, quorum=3))
+    assert result.response == "x"
+    assert provider.called_at == [0, 0, 0, 2]
 
 
 async def test_a_vote_without_a_quorum_returns_an_answer_of_the_largest_camp() -> None:

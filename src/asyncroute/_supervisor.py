@@ -98,10 +98,11 @@ class Supervisor:
             )
 
     def __len__(self) -> int:
-        return len(self._tasks)
+        # One that has just ended is told to us a turn later.
+        return sum(not task.done() for task in self._tasks)
 
     def __repr__(self) -> str:
-        return f"<Supervisor: {len(self._tasks)} tasks>"
+        return f"<Supervisor: {len(self)} tasks>"
 
 
 async def _guarded(work: Coroutine[Any, Any, None]) -> None:
