@@ -1,7 +1,7 @@
 """The hand-written minimum that does the same work: what a call through a router cannot do without.
 
-Decide over the models under three constraints, take a slot, take a token of a rate, set a deadline,
-call, record in a ring, build a result. Everything in one function: no queue, no fallback, no losers.
+Decide over the models under three constraints, take a slot and a token of a rate, set a deadline,
+call, record in a ring, build a result. Everything in one function: no queue, no fallback.
 """
 
 from __future__ import annotations

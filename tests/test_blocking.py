@@ -23,6 +23,7 @@ from pydantic import ValidationError
 
 import asyncroute
 from asyncroute import (
+    BadRequestError,
     Call,
     Completion,
     ConfigurationError,
@@ -160,10 +161,10 @@ class TestCalls:
     def test_failures_of_the_world_are_results(self) -> None:
         class Down:
             async def complete(self, call: Call, /) -> Completion:
-                raise ConnectionError("nobody there")
+                raise BadRequestError("not like this")
 
         with manager_of(Down()) as manager:
-            result = manager.execute_query("hello", timeout=0.1)
+            result = manager.execute_query("hello")
         assert (result["success"], result["error_kind"]) == (False, "all_attempts_failed")
 
     def test_a_plain_function_executes_with_fallback(self) -> None:
@@ -361,6 +362,27 @@ class TestInterrupting:
                 other.result(5)
         assert provider.cancelled.is_set()
 
+    def test_ctrl_c_while_it_opens_leaves_others_waiting_for_it(self) -> None:
+        opening, go_on = threading.Event(), asyncio.Event()
+        loops: list[asyncio.AbstractEventLoop] = []
+
+        class Opening(Slow):
+            async def __aenter__(self) -> Slow:
+                loops.append(asyncio.get_running_loop())
+                opening.set()
+                await go_on.wait()
+                return self
+
+        manager = manager_of(Opening)
+        with ThreadPoolExecutor(1) as pool:
+            other = pool.submit(manager.execute_query, "other")
+            with interrupted_when(opening), pytest.raises(KeyboardInterrupt):
+                manager.execute_query("hello")
+            loops[0].call_soon_threadsafe(go_on.set)
+            assert other.result(5)["success"]
+        assert manager.get_statistics()["total_requests"] == 1
+        manager.close()
+
 
 class TestEnding:
     @pytest.mark.parametrize("enable_caching", [False, True])
@@ -429,6 +451,25 @@ class TestEnding:
         with pytest.raises(OSError, match="does not close"):
             manager.close()
         assert not threads()
+
+    def test_when_a_function_exits_the_program_no_thread_hangs(self) -> None:
+        def leave(model: ModelConfig, request: QueryRequest) -> str:
+            sys.exit(3)
+
+        manager = LLMRoutingManager(MODELS)
+        with pytest.raises(RouterStateError):
+            manager.router.execute_with_fallback(QueryRequest(query="hello"), leave)
+        assert eventually(lambda: not threads())
+        with pytest.raises(RouterStateError, match="loop has ended"):
+            manager.execute_query("hello")
+        with pytest.raises(SystemExit):
+            manager.close()
+
+    def test_reprs_say_what_it_is(self) -> None:
+        with LLMRoutingManager(MODELS) as manager:
+            assert repr(manager) == "<blocking LLMRoutingManager open, simulating, 2 models>"
+            assert repr(manager.router) == "<blocking LLMRouter open: 2 models>"
+        assert repr(manager) == "<blocking LLMRoutingManager closed, simulating, 2 models>"
 
     def test_one_that_is_dropped_ends_by_itself(self) -> None:
         provider = Slow()

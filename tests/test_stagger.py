@@ -98,8 +98,9 @@ async def test_a_first_that_answers_after_all_wins_over_its_hedge(promptly: bool
     assert now() == pytest.approx(3)
 
 
-async def test_no_hedge_starts_at_the_deadline() -> None:
-    provider = Scripted(default=hangs())
+@PROMPTLY
+async def test_no_hedge_starts_at_the_deadline(promptly: bool) -> None:
+    provider = Scripted(default=hangs(), promptly=promptly)
     async with free(provider, attempt_timeout=10) as router:
         await router.execute("hello", mode="hedged", hedge_after=1, timeout=1)
     assert provider.calls == ["a"]

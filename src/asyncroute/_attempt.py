@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from contextvars import Context
 from math import inf
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from asyncroute._deadlines import Expiring, Interruptible
+from asyncroute._deadlines import TICK, Expiring, Interruptible, deliver_again
 from asyncroute._errors import (
     AsyncRouteError,
     AttemptTimeoutError,
@@ -32,12 +33,12 @@ if TYPE_CHECKING:
     from asyncroute._protocols import Provider
     from asyncroute._runtime import Runtime
 
-__all__ = ("Request", "Stop", "Try")
+__all__ = ("SURELY_SLOW", "Request", "Stop", "Try")
 
 Stop = Literal["timed_out", "superseded", "cancelled"]
 """Why an attempt was given up by us."""
 
-_SURELY_SLOW = 3.0
+SURELY_SLOW = 3.0
 """A time-out says something of the model only after so many times its expected latency."""
 
 
@@ -206,7 +207,7 @@ class Try(Interruptible):
                 self.settle()
             del failure  # the error's traceback leads to this frame: no way back from here
         if is_gone:
-            raise asyncio.CancelledError
+            await deliver_again()
 
     @property
     def _goes_on(self) -> bool:
@@ -250,7 +251,7 @@ class Try(Interruptible):
         if available_at > now and self._permit and not self._permit.is_probe:
             raise OverloadedError(
                 f"{endpoint.config.model_id} was set aside while the request was queued",
-                retry_after=available_at - now,
+                retry_after=available_at - now if available_at < inf else None,
             )
         self.sent_at = now
 
@@ -267,6 +268,10 @@ class Try(Interruptible):
         if not isinstance(completion, Completion):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ProtocolError(
                 f"the provider returned a {type(completion).__name__}, not a Completion"
+            )
+        if not isinstance(completion.text, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ProtocolError(
+                f"the provider returned a {type(completion.text).__name__} as text, not a str"
             )
         self.completion = completion
 
@@ -287,9 +292,11 @@ class Try(Interruptible):
         held = observers.started(self.call)
         error: BaseException | None = None
         try:
-            return await self._provider.complete(self.call)
+            completion = await self._provider.complete(self.call)
+            self.call.usage = completion.usage or self.call.usage
+            return completion
         except BaseException as raised:
-            error = raised
+            error = self.error or raised  # a time-out of ours comes as a cancellation
             raise
         finally:
             observers.ended(held, error)
@@ -312,6 +319,9 @@ class Try(Interruptible):
         if self._task is None and self.task is not None:
             self.task.cancel()  # before its first step: it never runs, and is settled from outside
         elif not self.interrupt():
+            # Somebody else cancels: the caller, or a time-out within the provider, which goes on.
+            loop = self._request.runtime.loop
+            loop.call_later(TICK, self.stop, why, context=Context())
             return
         self.stopped_by = why
         if why == "timed_out":
@@ -378,19 +388,26 @@ class Try(Interruptible):
         usage = call.usage
         if completion is not None:
             usage = completion.usage or usage
-            if usage is None:
-                usage = Usage(self._request.tokens_in, text_tokens(completion.text), estimated=True)
-        elif usage is None and self._is_billed_unanswered():
+        try:
+            self._book(usage, call.cost)
+        except (AttributeError, TypeError, ValueError):  # what was reported are no figures
+            call.cost = None
+            self._book(None, None)
+
+    def _book(self, usage: Usage | None, cost: float | None) -> None:
+        if usage is None and (self.completion is not None or self._is_billed_unanswered()):
             usage = Usage(self._request.tokens_in, self._tokens_received(), estimated=True)
-        self.usage = usage
-        if call.cost is not None:
-            self.cost = call.cost
-        elif usage is not None:
-            self.cost = self.endpoint.bill(usage)
+        by_price = 0.0 if usage is None else self.endpoint.bill(usage)
+        total = by_price if cost is None else cost + 0.0
+        if not 0 <= total < inf or (
+            usage and not min(usage.input_tokens, usage.output_tokens) >= 0
+        ):
+            raise ValueError("a bill must be finite and not negative")
+        self.cost, self.usage = total, usage
 
     def _tokens_received(self) -> int:
-        """Estimate the tokens of what came before the end."""
-        return 0
+        """Estimate the tokens of what came, whole or not."""
+        return 0 if self.completion is None else text_tokens(self.completion.text)
 
     def _is_billed_unanswered(self) -> bool:
         # A provider bills the input of what it has begun to work on, not what it refused.
@@ -463,7 +480,7 @@ class Try(Interruptible):
         if self.stopped_by != "timed_out" or self._is_cut_by_deadline:
             return True
         assert self.sent_at is not None
-        return self.call.deadline - self.sent_at < _SURELY_SLOW * self.endpoint.expected_latency
+        return self.call.deadline - self.sent_at < SURELY_SLOW * self.endpoint.expected_latency
 
     # Reporting
 

@@ -101,6 +101,7 @@ class Course:
     Attributes:
         tries: All attempts, in the order of their starts.
         is_closed: Whether the router gave the request up: nothing more is started.
+        on_closed: Told that the router gave the request up.
         on_stopped: Told of attempts that were given up.
         on_committed: Told of streams that have brought their first content.
         on_ended: Told of attempts that were settled.
@@ -118,6 +119,7 @@ class Course:
         "_retries",
         "deadline",
         "is_closed",
+        "on_closed",
         "on_committed",
         "on_ended",
         "on_stopped",
@@ -149,6 +151,7 @@ class Course:
         self.tenant = tenant
         self.tries: list[Try] = []
         self.is_closed = False
+        self.on_closed: Callable[[], None] | None = None
         self.on_stopped: Callable[[Try], None] | None = None
         self.on_committed: Callable[[Try], None] | None = None
         self.on_ended: Callable[[Try], None] | None = None
@@ -219,7 +222,7 @@ class Course:
         if not self.tries:
             earliest = min((e.health.available_at(now) for e in self._untried), default=inf)
             return earliest if earliest < self.deadline else None
-        retry = self._plan_retry(now)
+        retry = self._planned or self._plan_retry(now)
         return None if retry is None else retry[0]
 
     def earliest_return(self, now: float) -> float | None:
@@ -235,7 +238,7 @@ class Course:
             return None
         if self.tries:
             self._follow_chain()
-        candidates = self._untried
+        candidates = [e for e in self._untried if e.config.is_available]
         if avoid:
             candidates = sorted(candidates, key=lambda e: e.config.provider in avoid)
         for endpoint in candidates:
@@ -289,7 +292,7 @@ class Course:
             done = self._retries.get(endpoint.config.model_id, 0)
             if error is None or done >= self.runtime.fallback.retries_after(error):
                 continue
-            if not self._is_affordable(endpoint):
+            if not endpoint.config.is_available or not self._is_affordable(endpoint):
                 continue
             runtime = self.runtime
             pause = runtime.fallback.pause_before(
@@ -323,9 +326,11 @@ class Course:
 
     def _planned_try(self, now: float) -> Try | None:
         assert self._planned is not None
-        _, endpoint = self._planned
+        at, endpoint = self._planned
+        if now < at:
+            return None
         self._planned = None
-        permit = endpoint.health.try_pass(now)
+        permit = endpoint.health.try_pass(now) if endpoint.config.is_available else None
         if permit is None:
             return None
         model_id = endpoint.config.model_id
@@ -362,7 +367,7 @@ class Course:
         if timeout is not None:
             return min(now + timeout, self.deadline)
         left = self.deadline - now
-        if left == inf or self._models >= self._max_models:
+        if left == inf or self._models >= self._max_models or self._rest == []:
             return self.deadline
         half = left / 2
         if endpoint.journal.slowest * 3.0 <= half:
@@ -391,6 +396,8 @@ class Course:
         self.is_closed = True
         for attempt in self.tries:
             attempt.stop("cancelled")
+        if self.on_closed is not None:
+            self.on_closed()
 
     def dissolve(self) -> None:
         """Let go of everything that leads back here, when the request is over.
@@ -398,7 +405,7 @@ class Course:
         What is left has no cycle, so that nothing waits for the garbage collector. Attempts that
         ignore being given up keep what they need to settle.
         """
-        self.on_stopped = self.on_committed = self.on_ended = None
+        self.on_closed = self.on_stopped = self.on_committed = self.on_ended = None
         self.tries = []
 
     def has_stopped(self, attempt: Try, /) -> None:

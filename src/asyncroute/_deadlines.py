@@ -6,9 +6,19 @@ import asyncio
 from collections.abc import Awaitable
 from contextvars import Context
 from math import inf
-from typing import Protocol, TypeVar, final
+from typing import NoReturn, Protocol, TypeVar, final
 
-__all__ = ("Deadlines", "Expiring", "Interruptible", "RanOutError", "within")
+from anyio.lowlevel import checkpoint_if_cancelled
+
+__all__ = (
+    "TICK",
+    "Deadlines",
+    "Expiring",
+    "Interruptible",
+    "RanOutError",
+    "deliver_again",
+    "within",
+)
 
 T = TypeVar("T")
 
@@ -22,6 +32,15 @@ class Expiring(Protocol):
     def expire(self) -> None:
         """Called once the instant has passed, from the loop, unless disarmed before."""
         ...
+
+
+async def deliver_again() -> NoReturn:
+    """Raise the cancellation of the caller anew, where a provider swallowed or renamed it.
+
+    A scope of anyio's only takes a cancellation for its own that it delivered itself.
+    """
+    await checkpoint_if_cancelled()
+    raise asyncio.CancelledError
 
 
 @final
@@ -118,6 +137,12 @@ class Interruptible:
         self._interrupted = True
         return task.cancel()
 
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether the await was cancelled, by us or by somebody else; if it goes on, in spite."""
+        task = self._task
+        return task is not None and task.cancelling() > self._cancelling
+
     def end(self) -> bool:
         """Take our own cancellation back. True if the task was cancelled by somebody else."""
         task = self._task
@@ -170,5 +195,5 @@ async def within(deadlines: Deadlines, at: float, awaitable: Awaitable[T]) -> T:
         if bucket is not None:
             bucket.discard(patience)
     if is_gone:
-        raise asyncio.CancelledError
+        await deliver_again()
     return result

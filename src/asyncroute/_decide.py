@@ -144,7 +144,7 @@ class Decider:
         views = [endpoint.view for endpoint in ranked]
         decision.trace = _Ranked(ranking, views, tokens_in, request.max_tokens)
         if order is not None:  # they may be back by the time they are needed
-            order += [e for e in away if e not in order and e not in rejected]
+            order += [e for e in away if e not in candidates and e not in rejected]
         return Choice(decision, ranking, first, order, tokens_in, request)
 
     # What depends on the kind of request only

@@ -91,6 +91,7 @@ class Endpoint:
         expected_first_token: Seconds to the first token of a stream.
         success_rate: Share of recent calls that succeeded, smoothed.
         peers: The endpoints of its quota group, itself included.
+        is_removed: Whether it is no model of the router any more; calls may still be in flight.
         provider: What calls it; None where the router has none by that name.
         view: What a decision keeps of it.
     """
@@ -102,6 +103,7 @@ class Endpoint:
         "expected_latency",
         "health",
         "input_price",
+        "is_removed",
         "journal",
         "lane",
         "metrics",
@@ -127,6 +129,7 @@ class Endpoint:
         self.metrics = metrics
         self.journal = journal
         self.assigned = 0
+        self.is_removed = False
         self.peers: tuple[Endpoint, ...] = (self,)
         self.provider: Provider | None = None
         self.configure(config)
@@ -233,7 +236,8 @@ class Endpoint:
     def heed(self, now: float) -> None:
         """Take up what health says now. Called whenever it may have changed."""
         health = self.health
-        if health.status(now) == "healthy" and not health.is_ramping(now):
+        is_well = health.status(now) == "healthy" and not health.is_ramping(now)
+        if is_well or self.is_removed:
             self.journal.troubled.discard(self)
         else:
             self.journal.troubled.add(self)

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 __all__ = ("Counters", "Executor")
 
-_SHARED_GRACE = 0.1
+_SHARED_GRACE = 0.06
 """Seconds that a waiter gives a shared run to say itself that its deadline has passed."""
 
 
@@ -162,7 +162,7 @@ class Executor:
                 result = answered(course, winner, choice.decision, self.new_id(), now)
             else:
                 result = failed(course, choice.decision, self.new_id(), now)
-        except asyncio.CancelledError:
+        except BaseException:
             self._tell_attempts(course)
             raise
         finally:
@@ -188,7 +188,7 @@ class Executor:
                 reported(course, attempt, choice.decision, self.new_id(), now)
                 for attempt in course.tries
             ] or [failed(course, choice.decision, self.new_id(), now)]
-        except asyncio.CancelledError:
+        except BaseException:
             self._tell_attempts(course)
             raise
         finally:
@@ -212,6 +212,7 @@ class Executor:
         result = cache.get(key)
         if result is None:
             is_mine = False
+            deadline = self.deadline_of(request, started_at) + _SHARED_GRACE
 
             async def fetch(flight: Flight[ExecutionResult]) -> ExecutionResult:
                 nonlocal is_mine
@@ -222,12 +223,14 @@ class Executor:
                 result = await cache.run(
                     key,
                     fetch,
-                    deadline=self.deadline_of(request, started_at) + _SHARED_GRACE,
+                    deadline=deadline,
                     spawn=partial(self.runtime.supervisor.spawn, name="asyncroute shared run"),
                     should_keep=is_worth_keeping,
                 )
             except TimeoutError:
                 waited = self.runtime.now() - started_at
+                if started_at + waited < deadline:
+                    raise  # the predicate's own
                 error = DeadlineExceededError(f"no answer within {waited:.3g} s of a shared run")
                 return self._refused(request, error, started_at)
             if is_mine:
@@ -268,7 +271,7 @@ class Executor:
             if isinstance(winner, StreamTry):
                 return OpenStream(course, winner, choice.decision)
             result = failed(course, choice.decision, self.new_id(), self.runtime.now())
-        except asyncio.CancelledError:
+        except BaseException:
             self._tell_attempts(course)
             raise
         finally:
@@ -355,7 +358,7 @@ class Executor:
         return result
 
     def _tell_attempts(self, course: Course) -> None:
-        """Tell of the attempts of a request whose caller has gone: there is no result."""
+        """Tell of the attempts of a request that has no result: its caller has gone, or erred."""
         observers = self.runtime.observers
         if observers:
             observers.attempted(course.request, reports(course, None, self.runtime.now()))

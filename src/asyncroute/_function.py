@@ -63,11 +63,11 @@ class FunctionProvider:
 
 
 def _completion_of(result: ExecutionResult, call: Call) -> Completion:
+    call.cost = result.actual_cost
     if not result.success:
         raise result.exception or UnavailableError(
             result.error or "execution_fn reported a failure"
         )
-    call.cost = result.actual_cost
     usage = result.usage
     if usage is None:
         tokens_in = min(input_tokens(call.request), result.tokens_used)
@@ -92,13 +92,18 @@ async def _in_thread(
             return function()
         finally:
             with suppress(RuntimeError):  # the loop has closed meanwhile
-                loop.call_soon_threadsafe(ended.set_result, None)
+                loop.call_soon_threadsafe(_set_once, ended)
 
     try:
         return await to_thread.run_sync(work, limiter=threads)
     except asyncio.CancelledError:
-        if not ticket:
-            await ended
-        else:
+        try:
             ticket.pop()
+        except IndexError:
+            await ended
         raise
+
+
+def _set_once(future: asyncio.Future[None]) -> None:
+    if not future.done():  # nobody may be waiting any more
+        future.set_result(None)

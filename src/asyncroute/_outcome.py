@@ -185,7 +185,8 @@ def reported(
     course: Course, attempt: Try, decision: RoutingDecision, request_id: str, now: float
 ) -> ExecutionResult:
     """The result of one attempt among several whose answers are all wanted."""
-    report = attempt.report(_outcome_of(attempt, attempt), now)
+    winner = None if attempt.completion is None else attempt
+    report = attempt.report(_outcome_of(attempt, winner), now)
     completion, usage, error = attempt.completion, attempt.usage, attempt.error
     result = ExecutionResult(
         success=completion is not None,

@@ -127,6 +127,7 @@ class Registry:
         del self._endpoints[model_id]
         self._balancer.remove(model_id)
         self._metrics.remove(model_id)
+        endpoint.is_removed = True
         self.journal.troubled.discard(endpoint)
         self._changed()
 

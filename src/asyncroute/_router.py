@@ -12,7 +12,7 @@ from threading import get_ident
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, final
 
-from anyio import CapacityLimiter
+from anyio import CancelScope, CapacityLimiter
 
 from asyncroute._admission import LoadBalancer
 from asyncroute._budget import Budgets, HedgeBudget, MoneyBudget, RetryBudget
@@ -175,10 +175,10 @@ class LLMRouter:
             "least_loaded": LeastLoadedSelector(rng=rng),
         }
         # For streams, latency is the time to the first token.
-        self._stream_selectors: dict[ModelSelector, ModelSelector] = {
-            self._selectors["latency_optimized"]: LatencyOptimizedSelector(rng=rng, streams=True),
-            self._selectors["balanced"]: BalancedSelector(rng=rng, streams=True),
-        }
+        self._stream_selectors: tuple[tuple[ModelSelector, ModelSelector], ...] = (
+            (self._selectors["latency_optimized"], LatencyOptimizedSelector(rng=rng, streams=True)),
+            (self._selectors["balanced"], BalancedSelector(rng=rng, streams=True)),
+        )
         for name, selector in (selectors or {}).items():
             self.register_selector(name, selector)
         self._cache = _cache_of(cache)
@@ -203,11 +203,12 @@ class LLMRouter:
         try:
             self._registry.serve_with(await self._open_providers())
         except BaseException:
-            await supervisor.close(grace=_LET_GO_AFTER)
-            await self._stack.aclose()
+            try:
+                await supervisor.close(grace=_LET_GO_AFTER)
+            finally:
+                await self._stack.aclose()
             raise
-        slots = sum(endpoint.config.max_concurrent_requests for endpoint in self._registry)
-        self._threads = CapacityLimiter(max(slots, 1))
+        self._threads = CapacityLimiter(1)
         for cache in (self._cache, self._decider.cache):
             if cache is not None:
                 cache.bind(loop.time)
@@ -259,12 +260,16 @@ class LLMRouter:
         finally:
             self._balancer.close(_closed)
             executor.abort()
-            try:
-                await executor.drain(_LET_GO_AFTER)
-                await executor.runtime.supervisor.close(grace=_LET_GO_AFTER)
-            finally:
-                executor.runtime.deadlines.close()
-                await self._stack.aclose()
+            # Shielded: nothing may be left open because the scope around the router was cancelled.
+            with CancelScope(shield=True):
+                try:
+                    await executor.drain(_LET_GO_AFTER)
+                finally:
+                    try:
+                        await executor.runtime.supervisor.close(grace=_LET_GO_AFTER)
+                    finally:
+                        executor.runtime.deadlines.close()
+                        await self._stack.aclose()
 
     def _open(self) -> Executor:
         executor = self._executor
@@ -331,6 +336,8 @@ class LLMRouter:
             width: How many models at most; in a race, how many at once (2).
             hedge_after: Seconds until the hedge; by default the model's observed p95.
             accept: For a cascade: whether an answer is good enough. A plain or coroutine function.
+                Where none is, the last answer comes back with `success=True`, and its attempt's
+                outcome says `not_accepted`.
             **fields: The fields of `QueryRequest`, beside a text or a conversation.
 
         Returns:
@@ -420,11 +427,17 @@ class LLMRouter:
         """
         executor = self._open()
         assert self._threads is not None
+        if not isinstance(request, QueryRequest):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"request must be a QueryRequest, not {type(request).__name__}")
+        if not callable(execution_fn):
+            raise TypeError(f"execution_fn must be callable, got {execution_fn!r}")
         manner = Manner(mode, width, hedge_after, accept)
         strategy = None
         if mode == "cascade" and not _names_strategy(request):
             strategy = "cost_optimized"
         name, selector = self._strategy(request, strategy)
+        slots = sum(endpoint.config.max_concurrent_requests for endpoint in self._registry)
+        self._threads.total_tokens = max(slots, 1)  # models come and go
         provider = FunctionProvider(execution_fn, self._threads)
         return await executor.carry(request, name, selector, manner, provider=provider)
 
@@ -472,7 +485,10 @@ class LLMRouter:
             if isnan(seconds) or seconds <= 0:
                 raise ConfigurationError(f"{name} must be above 0 seconds, got {seconds!r}")
         name, selector = self._strategy(request, strategy)
-        selector = self._stream_selectors.get(selector, selector)
+        for whole, streamed in self._stream_selectors:
+            if selector is whole:  # by identity: a user's selector need not have a hash
+                selector = streamed
+                break
         make_try = partial(StreamTry, gap_timeout=gap_timeout, total_timeout=total_timeout)
         return Stream(
             partial(executor.open_stream, request, name, selector, manner, make_try),
@@ -522,6 +538,7 @@ class LLMRouter:
         """
         self._check_thread()
         self._registry.update(model_id, changes)
+        self._forget_results()
 
     def update_model_availability(self, model_id: str, is_available: bool) -> None:
         """Switch a model on or off, live; calls in flight finish.
@@ -541,6 +558,12 @@ class LLMRouter:
         """
         self._check_thread()
         self._registry.remove(model_id)
+        self._forget_results()
+
+    def _forget_results(self) -> None:
+        # What a model answered before it was changed may not be what it would answer now.
+        if self._cache is not None:
+            self._cache.clear()
 
     def get_statistics(self) -> dict[str, Any]:
         """Return what requests and models came to, as plain values. Callable from any thread."""

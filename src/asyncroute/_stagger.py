@@ -14,6 +14,9 @@ from contextvars import Context, copy_context
 from math import inf
 from typing import TYPE_CHECKING, final
 
+from anyio import CancelScope
+from anyio.lowlevel import checkpoint_if_cancelled
+
 from asyncroute._judge import Judge, Verdict
 
 if TYPE_CHECKING:
@@ -83,6 +86,7 @@ class Stagger:
         self._is_over = False
         course.on_ended = course.on_committed = self._on_ended
         course.on_stopped = self._on_stopped
+        course.on_closed = self._wake_up
 
     async def run(self) -> Try | None:
         """Carry the request through.
@@ -103,11 +107,23 @@ class Stagger:
             self._is_over = True
             if self._bucket is not None:
                 self._bucket.discard(self)
-            for attempt in self._ended:
-                await attempt.leave(why)  # a stream that committed in the same turn as the winner
-            if self._live:
-                await self._give_up_losers(why)
+            await self._end_others(winner, why)
         return winner or self._judge.best()
+
+    async def _end_others(self, winner: Try | None, why: Stop) -> None:
+        """Give up all but the winner, and wait for them as long as the grace."""
+        # `_ended` holds streams that committed in the same turn as the winner.
+        for attempt in (*self._ended, *self._live):
+            attempt.stop(why)
+        try:
+            for attempt in self._ended:
+                await attempt.leave(why)
+            if self._live:
+                await self._wait_for_losers()
+        except BaseException:
+            if winner is not None:
+                await winner.leave()  # the caller has gone: nobody reads its stream
+            raise
 
     async def _carry_out(self) -> Try | None:
         wanted = self._at_once
@@ -115,7 +131,10 @@ class Stagger:
             await self._start(wanted)
             if not self._ended and not await self._something_more():
                 return None
-            wanted = 0 if self._ended else 1  # after a pause one more, after an end what is judged
+            if self._ended:
+                wanted = 0  # what the judge says
+            elif self._course.tries:
+                wanted = 1  # after a pause; where nothing could be started yet, all of them
             while self._ended:
                 attempt = self._ended.popleft()
                 verdict = await self._judge.judge(attempt, len(self._live) + len(self._ended))
@@ -128,6 +147,9 @@ class Stagger:
     async def _start(self, wanted: int) -> None:
         """Start so many attempts, as far as there are models for them."""
         for _ in range(wanted):
+            if self._course.tries:
+                # A scope of anyio's does not interrupt a task that is about to run: ask it.
+                await checkpoint_if_cancelled()
             attempt = self._next()
             if attempt is None:
                 return
@@ -152,7 +174,11 @@ class Stagger:
         at = self._course.next_at(now)
         if at is None:
             return False
-        await asyncio.sleep(at - now)
+        timer = self._course.runtime.loop.call_at(at, self._wake_up)
+        try:
+            await self._next_end()
+        finally:
+            timer.cancel()
         return True
 
     def _may_run_inline(self, attempt: Try) -> bool:
@@ -192,8 +218,7 @@ class Stagger:
 
     def expire(self) -> None:
         """The hedge's delay has passed. For `Deadlines`."""
-        is_leaving = self._caller and self._caller.cancelling() > self._cancelling
-        if self._is_over or self._ended or is_leaving:
+        if self._is_over or self._ended or self._is_leaving:
             return
         now = self._course.runtime.now()
         attempt = self._course.next_hedge(now)
@@ -202,6 +227,11 @@ class Stagger:
             self._hedges -= 1
             if self._hedges:
                 self._bucket = self._course.runtime.deadlines.arm(self, now + self._delay)
+
+    @property
+    def _is_leaving(self) -> bool:
+        """Whether the caller of a hedged request is being cancelled, though still busy with it."""
+        return self._caller is not None and self._caller.cancelling() > self._cancelling
 
     # What attempts tell
 
@@ -221,25 +251,32 @@ class Stagger:
         elif attempt.has_answer:
             self._ended.append(attempt)
             self._inline.stop("superseded")
-        else:
+        elif not self._is_leaving:
             # The caller's task is busy with the first attempt: what follows is started from here.
             following = self._next()
             if following is not None:
                 self._spawn(following)
+        self._wake_up()
+
+    def _wake_up(self) -> None:
         if self._wake is not None and not self._wake.done():
             self._wake.set_result(None)
 
-    async def _give_up_losers(self, why: Stop) -> None:
-        """Cancel what still runs, and wait for it as long as the grace."""
+    async def _wait_for_losers(self) -> None:
+        """Wait for those that were given up, as long as the grace."""
         runtime = self._course.runtime
-        for attempt in tuple(self._live):
-            attempt.stop(why)
         grace = runtime.loop.call_later(runtime.loser_grace, self._let_go_all, context=Context())
-        try:
+        is_cancelled_again = False
+        # Shielded: a scope of the caller's would cancel this wait anew on every turn.
+        with CancelScope(shield=True):
             while self._live:
-                await self._next_end()
-        finally:
-            grace.cancel()
+                try:
+                    await self._next_end()
+                except asyncio.CancelledError:
+                    is_cancelled_again = True
+        grace.cancel()
+        if is_cancelled_again:
+            raise asyncio.CancelledError
 
     def _let_go(self, attempt: Try) -> None:
         """Wait no longer for an attempt that ignores being given up. It settles when it ends."""

@@ -6,10 +6,12 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator
 from contextlib import AbstractContextManager, suppress
+from contextvars import Context
 from math import inf
 from typing import TYPE_CHECKING, final
 
-from asyncroute._attempt import Request, Stop, Try
+from asyncroute._attempt import SURELY_SLOW, Request, Stop, Try
+from asyncroute._deadlines import TICK, deliver_again
 from asyncroute._errors import AsyncRouteError, StreamInterruptedError, as_provider_error
 from asyncroute._estimate import text_tokens
 from asyncroute._protocols import Call, Provider, StreamingProvider
@@ -53,11 +55,14 @@ class StreamTry(Try):
 
     __slots__ = (
         "_consumer",
+        "_consumer_time",
         "_finish_reason",
         "_head",
         "_held",
+        "_idle_since",
         "_is_exhausted",
         "_producer",
+        "_reasoning",
         "_source",
         "_texts",
         "_tool_calls",
@@ -87,10 +92,13 @@ class StreamTry(Try):
         self._source: AsyncGenerator[Chunk] | None = None
         self._head: deque[Chunk] = deque()
         self._texts: list[str] = []
+        self._reasoning: list[str] = []
         self._tool_calls: list[dict[str, object]] = []
         self._finish_reason: str | None = None
         self._is_exhausted = False
         self._waiting_since: float | None = None
+        self._idle_since = now
+        self._consumer_time = 0.0
         self._consumer: asyncio.Future[None] | None = None
         self._producer: asyncio.Future[None] | None = None
         self._held: Sequence[AbstractContextManager[object]] = ()
@@ -101,8 +109,8 @@ class StreamTry(Try):
         observers = self._request.runtime.observers
         if observers:
             self._held = observers.started(self.call)
-        self._source = _opened(self._provider, self.call)
         try:
+            self._source = _opened(self._provider, self.call)
             while not (self._head and _commits(self._head[-1])):
                 self._head.append(await self._read())
         except BaseException as error:
@@ -117,7 +125,7 @@ class StreamTry(Try):
     def _commit(self) -> None:
         now = self._request.runtime.now()
         assert self.sent_at is not None
-        self.first_content_at = now
+        self.first_content_at = self._idle_since = now
         self.endpoint.metrics.record_first_token(now - self.sent_at)
         self._request.has_committed(self)
         self._watch(now)
@@ -142,6 +150,8 @@ class StreamTry(Try):
         Raises:
             StopAsyncIteration: The stream has ended, after a finish reason.
             StreamInterruptedError: It has ended without one, or broke.
+            asyncio.CancelledError: It was cancelled, also where the provider swallowed that:
+                nobody reads on.
         """
         assert self._source is not None
         try:
@@ -152,12 +162,16 @@ class StreamTry(Try):
             raise
         if chunk.text:
             self._texts.append(chunk.text)
+        if chunk.reasoning:
+            self._reasoning.append(chunk.reasoning)
         if chunk.tool_call is not None:
             self._tool_calls.append(chunk.tool_call)
         if chunk.finish_reason is not None:
             self._finish_reason = chunk.finish_reason
         if chunk.usage is not None:
             self.call.usage = chunk.usage
+        if self.is_cancelled:
+            raise asyncio.CancelledError  # the provider swallowed it: given up at its next chunk
         return chunk
 
     def _broken(self, why: str) -> StreamInterruptedError:
@@ -190,7 +204,8 @@ class StreamTry(Try):
 
     async def _read_inline(self) -> Chunk:
         self.begin(self._request.runtime.loop)
-        self._waiting_since = self._request.runtime.now()
+        self._waiting_since = now = self._request.runtime.now()
+        self._consumer_time += now - self._idle_since
         chunk: Chunk | None = None
         failure: BaseException | None = None
         is_gone = True
@@ -201,6 +216,7 @@ class StreamTry(Try):
                 failure = error
             is_gone = self.end()
             self._waiting_since = None
+            self._idle_since = self._request.runtime.now()
             if chunk is None or is_gone:
                 await self._ended_inline(failure, is_gone)
         finally:
@@ -219,17 +235,19 @@ class StreamTry(Try):
         finally:
             self.settle()
         if is_gone:
-            raise asyncio.CancelledError
+            await deliver_again()
         raise self._end() from None
 
     def _conclude(self, failure: BaseException) -> None:
         """Take up how the stream ended: completely, or by which error."""
+        if self.stopped_by is not None:
+            return  # what a stream brings after it was given up, nobody gets
         if isinstance(failure, StopAsyncIteration):
             self._is_exhausted = True
             self.completion = Completion(
                 self.text, self.call.usage, self._finish_reason, tuple(self._tool_calls)
             )
-        elif self.stopped_by is None:
+        else:
             error = as_provider_error(failure, self.endpoint.config.model_id)
             if not isinstance(error, StreamInterruptedError):
                 interrupted = self._broken(f"the stream broke: {error}")
@@ -250,7 +268,7 @@ class StreamTry(Try):
             if not self.is_settled:
                 self.stopped_by = self.stopped_by or why
             try:
-                await self._close_source(None)
+                await self._close_source(asyncio.CancelledError())
             finally:
                 self.settle()
         elif not self.is_settled:
@@ -278,7 +296,9 @@ class StreamTry(Try):
             while True:
                 while len(self._head) >= _BUFFER:
                     self._producer = self._request.runtime.loop.create_future()
+                    self._idle_since = self._request.runtime.now()
                     await self._producer
+                    self._consumer_time += self._request.runtime.now() - self._idle_since
                 self._waiting_since = self._request.runtime.now()
                 chunk = await self._read()
                 self._waiting_since = None
@@ -296,7 +316,7 @@ class StreamTry(Try):
 
     async def _handed_over(self) -> Chunk:
         while not self._head:
-            if self.is_settled:
+            if self.is_settled or self.stopped_by is not None:
                 raise self._end()
             self._consumer = self._request.runtime.loop.create_future()
             await self._consumer
@@ -328,31 +348,44 @@ class StreamTry(Try):
             return
         limit = self.total_timeout if total_at <= now else self.gap_timeout
         what = "not complete" if total_at <= now else "no chunk"
-        self._give_up(self._broken(f"{what} within {limit:g} s"), "timed_out")
+        # While the consumer is at work elsewhere, it is not the model that takes its time.
+        why: Stop = "cancelled" if waiting is None else "timed_out"
+        if not self._give_up(self._broken(f"{what} within {limit:g} s"), why):
+            self._bucket = self._request.runtime.deadlines.arm(self, now)
 
     def stop(self, why: Stop) -> None:
         """Give the attempt up; one that has committed loses its slot also while nobody reads."""
         if self.first_content_at is None:
             super().stop(why)
-        else:
-            self._give_up(self._broken("the stream was given up"), why)
+        elif why == "timed_out":
+            return  # the limit up to the first content, which has come since
+        elif not self._give_up(self._broken("the stream was given up"), why):
+            loop = self._request.runtime.loop
+            loop.call_later(TICK, self.stop, why, context=Context())
 
-    def _give_up(self, error: AsyncRouteError, why: Stop) -> None:
+    def _give_up(self, error: AsyncRouteError, why: Stop) -> bool:
+        """End a stream that has committed. False while somebody else cancels: try again."""
         if self.is_settled or self.stopped_by is not None:
-            return
+            return True
+        is_read = self.task is not None or self._waiting_since is not None
+        if is_read and not self.interrupt():
+            return False
         self.stopped_by = why
         self.error = error
-        if self.task is not None or self._waiting_since is not None:
-            self.interrupt()
+        if is_read:
+            self._wake_consumer()  # a provider that ignores it holds nobody but itself
         else:
             # The consumer is at work elsewhere: its slot is given to others now, and the
             # provider's stream is closed in the consumer's task when it comes back.
             self.settle()
+        return True
 
     # Settling
 
     def settle(self) -> None:
         """See `Try.settle`; also wakes the consumer of a supervised stream."""
+        if self.is_settled:
+            return
         super().settle()
         self._disarm()
         if self.first_content_at is not None:
@@ -363,11 +396,20 @@ class StreamTry(Try):
         assert self.first_content_at is not None
         assert self.ended_at is not None
         if self.completion is not None and self.usage is not None and self.usage.output_tokens > 1:
-            flowing = self.ended_at - self.first_content_at
+            flowing = self.ended_at - self.first_content_at - self._consumer_time
             self.endpoint.metrics.record_output_rate(flowing / (self.usage.output_tokens - 1))
 
     def _tokens_received(self) -> int:
-        return text_tokens(self.text) if self.has_answer else 0
+        return text_tokens(self.text) + text_tokens("".join(self._reasoning))
+
+    def _tell_metrics(self, elapsed: float) -> None:
+        super()._tell_metrics(elapsed - self._consumer_time)
+
+    def _says_nothing(self) -> bool:
+        if self.first_content_at is None or self.stopped_by != "timed_out":
+            return super()._says_nothing()
+        limit = min(self.gap_timeout, self.total_timeout)
+        return limit < SURELY_SLOW * self.endpoint.expected_latency
 
 
 def _commits(chunk: Chunk) -> bool:

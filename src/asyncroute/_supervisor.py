@@ -41,13 +41,18 @@ class Supervisor:
         self._holder = loop.create_task(
             self._hold(opened), name="asyncroute supervisor", context=Context()
         )
-        await opened
+        try:
+            await opened
+        except BaseException:
+            self._holder.cancel()
+            raise
 
     async def _hold(self, opened: asyncio.Future[None]) -> None:
         assert self._closing is not None
         async with asyncio.TaskGroup() as group:
             self._group = group
-            opened.set_result(None)
+            if not opened.done():
+                opened.set_result(None)
             await self._closing
 
     def spawn(

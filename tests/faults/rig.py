@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import pytest
-from support import Step, now
 
 from asyncroute import Call, Completion, LLMRouter, Usage
+from support import Step, fails, now
 
 TICK = 0.02
 """Seconds that a deadline may be noticed late."""
@@ -48,6 +48,17 @@ def turns(count: int) -> Step:
         for _ in range(count):
             await asyncio.sleep(0)
         return Completion(call.model.model_id, Usage(10, 5))
+
+    return step
+
+
+def refuses(after: float) -> Step:
+    """Fail after some seconds, and bill nothing, also when cancelled before."""
+    failing = fails(after=after)
+
+    async def step(call: Call) -> Completion:
+        call.usage = Usage()
+        return await failing(call)
 
     return step
 
@@ -174,7 +185,8 @@ class Ledger:
         self.entries.append(entry)
         try:
             completion = await self.script.get(entry.model_id, self.default)(call)
-            entry.usage, entry.end = completion.usage, "answered"
+            if isinstance(completion, Completion):  # else a script of nonsense
+                entry.usage, entry.end = completion.usage, "answered"
             return completion
         except asyncio.CancelledError:
             entry.end = "cancelled"
@@ -268,10 +280,10 @@ def says_healthy(router: LLMRouter, model_id: str) -> bool:
 
 @contextmanager
 def every_turn(look: Callable[[int], object]) -> Generator[None]:
-    """Do something after every turn of the loop, told which one it was; what raises leaves the loop.
+    """Do something after every turn of the loop, told which one it was.
 
-    Turns that only move the clock count too, so that whoever acts once, at every number of turns
-    there is, acts at every await there is.
+    What it raises leaves the loop. Turns that only move the clock count too, so that whoever acts
+    once, at every number of turns there is, acts at every await there is.
     """
     loop: Any = asyncio.get_running_loop()
     run_once, turn = loop._run_once, 0
