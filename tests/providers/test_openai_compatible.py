@@ -4,19 +4,28 @@ does, against `Scripted`, which writes the bytes it is told to."""
 from __future__ import annotations
 
 import asyncio
-import functools
 import json
 import logging
 import socket
-import threading
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import httpx2
 import pytest
-from contracts.provider import A_WHILE, StreamingProviderContract, running, what_came
 from hypothesis import given
 from hypothesis import strategies as st
+from served import (
+    CHUNKED,
+    SSE,
+    Abort,
+    Hang,
+    Part,
+    Scripted,
+    event,
+    http_chunk,
+    nothing_open,
+    response,
+)
 
 from asyncroute._errors import (
     ConfigurationError,
@@ -29,6 +38,7 @@ from asyncroute._protocols import Call
 from asyncroute._values import Chunk, Usage
 from asyncroute.providers import OpenAICompatibleProvider
 from asyncroute.providers._sse import Event, EventParser
+from contracts.provider import A_WHILE, StreamingProviderContract, running, what_came
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Iterator
@@ -80,132 +90,10 @@ def text_of(chunks: list[Chunk]) -> str:
     return "".join(chunk.text for chunk in chunks)
 
 
-# ---------------------------------------------------------------- a server that does as it is told
-
-
-class Hang:
-    """Says nothing until the client leaves."""
-
-
-class Abort:
-    """Resets the connection."""
-
-
-Part = bytes | float | type[Hang] | type[Abort]
-
-
-class Scripted:
-    """Answers each request with the next script: bytes are written, numbers are seconds to wait.
-
-    It has a thread and a loop of its own. The connection is closed after a script, unless that
-    begins with a response with the header `x-keep`.
-    """
-
-    def __init__(self) -> None:
-        self.started = threading.Event()
-        self.stop = lambda: None
-        self.scripts: list[list[Part]] = []
-        self.requests: list[tuple[dict[str, str], dict[str, Any]]] = []
-        self.connections = 0
-        self.open = 0
-        self.url = ""
-
-    def says(self, *parts: Part) -> None:
-        self.scripts.append(list(parts))
-
-    @property
-    def bodies(self) -> list[dict[str, Any]]:
-        return [body for _, body in self.requests]
-
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.connections += 1
-        self.open += 1
-        try:
-            while True:
-                await self.receive(reader)
-                script = self.scripts.pop(0)
-                await self.answer(script, reader, writer)
-                if not (isinstance(script[0], bytes) and b"\r\nx-keep: 1\r\n" in script[0]):
-                    break
-        except (ConnectionError, asyncio.IncompleteReadError):
-            pass
-        finally:
-            self.open -= 1
-            writer.close()
-
-    async def receive(self, reader: asyncio.StreamReader) -> None:
-        head = (await reader.readuntil(b"\r\n\r\n")).decode()
-        lines = [line.partition(": ") for line in head.split("\r\n")[1:] if line]
-        headers = {name.lower(): value for name, _, value in lines}
-        body = await reader.readexactly(int(headers["content-length"]))
-        self.requests.append((headers, json.loads(body)))
-
-    async def answer(
-        self, script: list[Part], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
-        for part in script:
-            if isinstance(part, bytes):
-                writer.write(part)
-                await writer.drain()
-            elif part is Hang:
-                await reader.read()
-            elif part is Abort:
-                raw = writer.get_extra_info("socket")
-                raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-                writer.transport.abort()
-            elif isinstance(part, float):
-                await asyncio.sleep(part)
-
-    async def run(self) -> None:
-        stopped = asyncio.Event()
-        self.stop = functools.partial(asyncio.get_running_loop().call_soon_threadsafe, stopped.set)
-        async with await asyncio.start_server(self.serve, "127.0.0.1", 0) as server:
-            host, port = server.sockets[0].getsockname()
-            self.url = f"http://{host}:{port}/v1"
-            self.started.set()
-            await stopped.wait()
-
-
-async def nothing_open(told: Scripted) -> None:
-    """Wait until the server has seen every client leave."""
-    async with asyncio.timeout(1):
-        while told.open:  # noqa: ASYNC110 — what it waits for happens in another thread
-            await asyncio.sleep(0.001)
-
-
-@pytest.fixture
-def told() -> Iterator[Scripted]:
-    server = Scripted()
-    thread = threading.Thread(target=lambda: asyncio.run(server.run()), daemon=True)
-    thread.start()
-    assert server.started.wait(5)
-    yield server
-    asyncio.run(nothing_open(server))
-    server.stop()
-    thread.join()
-
-
 @pytest.fixture
 async def provider(told: Scripted) -> AsyncIterator[OpenAICompatibleProvider]:
     async with OpenAICompatibleProvider(told.url, KEY) as provider:
         yield provider
-
-
-def response(
-    body: bytes | str | dict[str, Any] | list[Any],
-    *,
-    status: str = "200 OK",
-    content_type: str = "application/json",
-    keep: bool = False,
-    **headers: str,
-) -> bytes:
-    if isinstance(body, (dict, list)):
-        body = json.dumps(body)
-    data = body.encode() if isinstance(body, str) else body
-    fields = {"content-type": content_type, "content-length": str(len(data)), **headers}
-    fields["x-keep" if keep else "connection"] = "1" if keep else "close"
-    head = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in fields.items())
-    return f"HTTP/1.1 {status}\r\n{head}\r\n".encode() + data
 
 
 def answer(
@@ -224,25 +112,9 @@ def answer(
     }
 
 
-SSE = (
-    b"HTTP/1.1 200 OK\r\n"
-    b"content-type: text/event-stream; charset=utf-8\r\n"
-    b"connection: close\r\n\r\n"
-)
-CHUNKED = SSE.replace(b"connection: close", b"x-keep: 1\r\ntransfer-encoding: chunked")
-
-
-def event(data: Any) -> bytes:
-    return f"data: {data if isinstance(data, str) else json.dumps(data)}\n\n".encode()
-
-
 def delta(content: str | None = None, finish_reason: str | None = None, **more: Any) -> bytes:
     piece = {**({} if content is None else {"content": content}), **more}
     return event({"choices": [{"index": 0, "delta": piece, "finish_reason": finish_reason}]})
-
-
-def http_chunk(data: bytes) -> bytes:
-    return f"{len(data):x}\r\n".encode() + data + b"\r\n"
 
 
 DONE = event("[DONE]")

@@ -9,7 +9,6 @@ from statistics import median
 from typing import Any
 
 import pytest
-from contracts.provider import StreamingProviderContract, what_came
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -28,6 +27,7 @@ from asyncroute._protocols import Call
 from asyncroute._values import Chunk, Completion, Usage
 from asyncroute.providers import SimulatedProvider, Simulation
 from asyncroute.testing import run_virtual
+from contracts.provider import StreamingProviderContract, what_came
 
 EXACT = Simulation(latency=10.0, sigma=0.0, first_token=0.2, output_tokens=80)
 

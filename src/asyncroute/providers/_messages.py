@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from itertools import groupby
 from typing import TYPE_CHECKING, Any, cast, final
 
 from asyncroute._errors import BadRequestError, ProtocolError, StreamInterruptedError
@@ -71,13 +70,14 @@ def _is_system(message: Message) -> bool:
 
 def _turns(messages: Iterable[Message]) -> list[dict[str, Any]]:
     """Give the turns of user and assistant: results of tools are the user's, and go together."""
-    spoken = [message for message in messages if not _is_system(message)]
     turns: list[dict[str, Any]] = []
-    for role, together in groupby(
-        spoken, lambda it: "user" if it["role"] == "tool" else it["role"]
-    ):
-        blocks = [block for message in together for block in _blocks(message)]
-        turns.append({"role": role, "content": blocks})
+    for message in messages:
+        blocks = [] if _is_system(message) else list(_blocks(message))
+        role = "user" if message["role"] == "tool" else message["role"]
+        if turns and turns[-1]["role"] == role:
+            turns[-1]["content"] += blocks
+        elif blocks:  # an empty turn the API refuses
+            turns.append({"role": role, "content": blocks})
     return turns
 
 

@@ -9,7 +9,8 @@ import asyncio
 import json
 import ssl
 import sys
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from functools import cache
 from typing import TYPE_CHECKING, Protocol, final
 
@@ -34,7 +35,14 @@ from asyncroute.providers._json import decoded, object_of
 from asyncroute.providers._sse import Event, EventParser
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+    from collections.abc import (
+        AsyncGenerator,
+        AsyncIterator,
+        Awaitable,
+        Callable,
+        Generator,
+        Iterator,
+    )
 
     import httpx2
 
@@ -51,10 +59,13 @@ __all__ = (
     "media_type",
     "new_client",
     "read",
+    "received",
     "refused",
+    "remembering",
     "streamed",
     "timeouts",
     "transport_faults",
+    "unused_client",
 )
 
 Kinds = tuple[tuple[type[Exception], type[ProviderError]], ...]
@@ -84,6 +95,41 @@ def new_client(base_url: str | None) -> httpx2.AsyncClient:
     is_plain = (base_url or "").lower().startswith("http:")
     verify = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if is_plain else True
     return httpx2.AsyncClient(limits=limits, verify=verify, timeout=timeouts())
+
+
+_received: ContextVar[list[httpx2.Response] | None] = ContextVar("_received", default=None)
+
+
+def remembering(client: httpx2.AsyncClient) -> httpx2.AsyncClient:
+    """Let a client of ours tell `received` of its responses."""
+    client.event_hooks = {"response": [_remember]}
+    return client
+
+
+async def _remember(response: httpx2.Response) -> None:
+    if (received := _received.get()) is not None:
+        received.append(response)
+
+
+@contextmanager
+def received() -> Generator[list[httpx2.Response]]:
+    """Give the responses that come within the block: an SDK may lose one and leave it open."""
+    responses: list[httpx2.Response] = []
+    token = _received.set(responses)
+    try:
+        yield responses
+    finally:
+        _received.reset(token)
+
+
+def unused_client() -> httpx2.Client:
+    """Make what an SDK would make for callers that are not asynchronous, at more cost.
+
+    It trusts nobody, and is never connected.
+    """
+    import httpx2
+
+    return httpx2.Client(verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
 
 
 @cache
