@@ -114,7 +114,7 @@ async def measure(rounds: int, calls: int) -> dict[str, float]:
 
             async def fall_back() -> None:
                 endpoint = failing._registry[first]  # noqa: SLF001
-                endpoint.health.__init__(rng=random.Random(1))  # type: ignore[misc]
+                endpoint.health.__init__(rng=random.Random(1))
                 failing._registry.journal.troubled.clear()  # noqa: SLF001
                 await failing.execute(request)
 

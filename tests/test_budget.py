@@ -175,7 +175,10 @@ def test_a_hedge_not_started_costs_nothing() -> None:
 @pytest.mark.parametrize("value", [-1.0, inf, -inf, nan])
 def test_amounts_that_cannot_be_meant_are_refused(field: str, value: float) -> None:
     with pytest.raises(ConfigurationError, match=rf"MoneyBudget\.{field} must be .*, not {value}"):
-        MoneyBudget(**{"limit": 1.0, field: value})
+        if field == "limit":
+            MoneyBudget(value)
+        else:
+            MoneyBudget(1.0, value)
 
 
 def test_names_that_cannot_be_meant_are_refused() -> None:

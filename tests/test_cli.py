@@ -41,7 +41,8 @@ class Ran:
 def asyncroute(capsys: pytest.CaptureFixture[str]) -> Any:
     def run(*args: str) -> Ran:
         status = main(args)
-        return Ran(status, *capsys.readouterr())
+        said = capsys.readouterr()
+        return Ran(status, said.out, said.err)
 
     return run
 

@@ -6,6 +6,7 @@ import asyncio
 import json
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -172,7 +173,7 @@ class TestQueries:
 
     async def test_take_a_selector_in_place_of_a_name(self) -> None:
         class LastFirst:
-            async def select(self, _: QueryRequest, candidates: list[Candidate], /) -> Ranking:
+            async def select(self, _: QueryRequest, candidates: Sequence[Candidate], /) -> Ranking:
                 return Ranking.in_order(candidates[::-1])
 
         async with LLMRoutingManager(models("a", "b", "c")) as manager:

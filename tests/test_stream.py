@@ -362,7 +362,7 @@ async def test_a_hundred_streams_cancelled_at_once_leave_nothing(inline: bool) -
             async for _ in stream:
                 pass
 
-    async with LLMRouter(models, {"p": provider}) as router:  # type: ignore[dict-item]
+    async with LLMRouter(models, {"p": provider}) as router:
         loop = asyncio.get_running_loop()
         tasks = [loop.create_task(consume(router)) for _ in range(100)]
         await asyncio.sleep(1)
