@@ -12,19 +12,6 @@ from typing import Any
 
 import anyio
 import pytest
-from tests.support import (
-    InOrder,
-    Scripted,
-    answers,
-    fails,
-    hangs,
-    in_turn,
-    model,
-    models,
-    now,
-    roles,
-    router_of,
-)
 
 from asyncroute import (
     Call,
@@ -41,6 +28,19 @@ from asyncroute import (
     RouterStateError,
     StreamInterruptedError,
     Usage,
+)
+from support import (
+    InOrder,
+    Scripted,
+    answers,
+    fails,
+    hangs,
+    in_turn,
+    model,
+    models,
+    now,
+    roles,
+    router_of,
 )
 
 
