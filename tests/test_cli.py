@@ -210,7 +210,7 @@ class TestErrors:
         ("args", "status", "expected"),
         [
             ("nonsense", 2, "'nonsense'"),
-            ("route", 2, "query"),
+            ("route", 2, "Missing argument"),
             ("route hello --bogus", 2, "--bogus"),
             ("route hello --max-cost much", 2, "--max-cost"),
             ("route hello --max-cost -1", 2, "max_cost: "),
