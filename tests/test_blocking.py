@@ -362,27 +362,6 @@ class TestInterrupting:
                 other.result(5)
         assert provider.cancelled.is_set()
 
-    def test_ctrl_c_while_it_opens_leaves_others_waiting_for_it(self) -> None:
-        opening, go_on = threading.Event(), asyncio.Event()
-        loops: list[asyncio.AbstractEventLoop] = []
-
-        class Opening(Slow):
-            async def __aenter__(self) -> Slow:
-                loops.append(asyncio.get_running_loop())
-                opening.set()
-                await go_on.wait()
-                return self
-
-        manager = manager_of(Opening)
-        with ThreadPoolExecutor(1) as pool:
-            other = pool.submit(manager.execute_query, "other")
-            with interrupted_when(opening), pytest.raises(KeyboardInterrupt):
-                manager.execute_query("hello")
-            loops[0].call_soon_threadsafe(go_on.set)
-            assert other.result(5)["success"]
-        assert manager.get_statistics()["total_requests"] == 1
-        manager.close()
-
 
 class TestEnding:
     @pytest.mark.parametrize("enable_caching", [False, True])
