@@ -90,6 +90,7 @@ class Try(Interruptible):
         call: What the provider is given.
         completion: The answer, if there is one.
         error: What went wrong, if something did.
+        fatal: What was raised in its own task that is no `Exception`.
         stopped_by: Why we gave it up, if we did.
         is_settled: Whether everything it held has been given back and booked.
         is_refused: Whether there is an answer that was not accepted.
@@ -115,6 +116,7 @@ class Try(Interruptible):
         "endpoint",
         "error",
         "expected_cost",
+        "fatal",
         "is_refused",
         "is_settled",
         "role",
@@ -151,6 +153,7 @@ class Try(Interruptible):
         self.ended_at: float | None = None
         self.completion: Completion | None = None
         self.error: AsyncRouteError | None = None
+        self.fatal: BaseException | None = None
         self.stopped_by: Stop | None = None
         self.is_settled = False
         self.is_refused = False
@@ -195,7 +198,13 @@ class Try(Interruptible):
                 await self._ask()
             except (Exception, asyncio.CancelledError) as error:
                 failure = error
-            is_gone = self.end()
+            except BaseException as error:
+                failure = self._keep(error)
+            # In a task of our own nobody is to be told once more; and on CPython before 3.13 a
+            # provider's `asyncio.TaskGroup` may leave its own cancellation of the task counted.
+            is_gone = self.end() and (
+                self.task is None or isinstance(failure, asyncio.CancelledError)
+            )
             if self.completion is not None:
                 self.error = None  # it came in spite of being given up
             elif failure is not None and not is_gone:
@@ -209,6 +218,13 @@ class Try(Interruptible):
         if is_gone:
             await deliver_again()
 
+    def _keep(self, error: BaseException) -> BaseException:
+        """Keep what would end every task of the supervisor, to be raised in the caller's task."""
+        if self.task is None or isinstance(error, (KeyboardInterrupt, SystemExit, GeneratorExit)):
+            raise error
+        self.fatal = error
+        return error
+
     @property
     def _goes_on(self) -> bool:
         """Whether the call is still open after `run`: a stream that is read on by its consumer."""
@@ -219,9 +235,14 @@ class Try(Interruptible):
 
         Raises:
             BudgetExceededError: There is no money for it.
+            AttemptTimeoutError: The deadline has passed.
         """
-        endpoint, now = self.endpoint, self.started_at
-        budgets = self._request.runtime.budgets
+        endpoint, runtime, now = self.endpoint, self._request.runtime, self.started_at
+        if self.task is not None:
+            now = runtime.now()  # a blocked loop may have kept it from its first step
+            if now >= self._request.deadline:
+                raise AttemptTimeoutError("started after its deadline, and not sent")
+        budgets = runtime.budgets
         if budgets:
             self._reservation = budgets.reserve(
                 endpoint.config.model_id, self.call.request.metadata, self.expected_cost, now

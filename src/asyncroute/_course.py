@@ -221,7 +221,11 @@ class Course:
             return None
         if not self.tries:
             earliest = min((e.health.available_at(now) for e in self._untried), default=inf)
-            return earliest if earliest < self.deadline else None
+            if earliest >= self.deadline:
+                return None
+            # Spread over a tenth of the wait: those who wait for one Retry-After come together.
+            spread = earliest + 0.1 * (earliest - now) * self.runtime.rng.random()
+            return spread if spread < self.deadline else earliest
         retry = self._planned or self._plan_retry(now)
         return None if retry is None else retry[0]
 

@@ -31,7 +31,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, cast
 
 if TYPE_CHECKING:
     from asyncroute._values import Attempt
@@ -298,6 +298,7 @@ class StreamInterruptedError(ProviderError):
 def as_provider_error(error: BaseException, model_id: str) -> ProviderError:
     """Find the `ProviderError` in an exception's chain of causes, or make one of it.
 
+    Of a group the first error is looked into: the others came of its being cancelled by that one.
     A builtin `TimeoutError` becomes an `AttemptTimeoutError`; what is unknown is taken for a
     transient fault, an `UnavailableError`. A made one has `error` as its cause.
     """
@@ -309,8 +310,15 @@ def as_provider_error(error: BaseException, model_id: str) -> ProviderError:
                 link.model_id = model_id
             return link
         seen.add(id(link))
-        link = link.__cause__ or link.__context__
+        link = _behind(link)
     made_as = AttemptTimeoutError if isinstance(error, TimeoutError) else UnavailableError
     made = made_as(f"{type(error).__name__}: {error}".removesuffix(": "), model_id=model_id)
     made.__cause__ = error
     return made
+
+
+def _behind(error: BaseException) -> BaseException | None:
+    if isinstance(error, BaseExceptionGroup):
+        group = cast("BaseExceptionGroup[BaseException]", error)
+        return group.exceptions[0]
+    return error.__cause__ or error.__context__

@@ -150,7 +150,8 @@ class Executor:
         plan = choice.ranking.plan
         course = self._course(choice, started_at, provider, manner.at_once(plan), manner.most)
         if flight is not None:
-            course.extend(flight.deadline - _SHARED_GRACE)
+            # Its waiters' own: a blocked loop may have kept the run from its first step.
+            course.deadline = flight.deadline - _SHARED_GRACE
             flight.on_later = lambda deadline: course.extend(deadline - _SHARED_GRACE)
         stagger = staggered(course, manner, plan, choice.first)
         try:

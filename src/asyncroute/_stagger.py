@@ -137,6 +137,8 @@ class Stagger:
                 wanted = 1  # after a pause; where nothing could be started yet, all of them
             while self._ended:
                 attempt = self._ended.popleft()
+                if attempt.fatal is not None:
+                    raise attempt.fatal
                 verdict = await self._judge.judge(attempt, len(self._live) + len(self._ended))
                 if verdict is Verdict.WIN:
                     return attempt
