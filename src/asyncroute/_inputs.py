@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any, Self, TypedDict, cast
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, TypedDict, cast
 
 from pydantic import (
     BaseModel,
@@ -18,6 +18,8 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+
+from asyncroute._errors import ConfigurationError
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails, InitErrorDetails
@@ -109,6 +111,9 @@ class ModelConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
+    # What `from_catalog` asks. The price list lives floors above, and puts itself in here.
+    price_list: ClassVar[Callable[..., Mapping[str, Any]] | None] = None
+
     model_id: Name
     name: str = ""
     provider: Name = "default"
@@ -149,6 +154,26 @@ class ModelConfig(BaseModel):
         except ValidationError as error:
             told = _without_secrets(error, cls)
         raise told
+
+    @classmethod
+    def from_catalog(cls, name: str, **overrides: Any) -> Self:
+        """Configure a model with its prices and context window from the list of genai-prices.
+
+        The list comes with that package (extra `prices`), and is as old as it: nothing is
+        downloaded. Where long prompts cost more, the window ends where the higher price begins.
+
+        Args:
+            name: Provider and model, `openai:gpt-4o`, or the model alone where that is enough.
+            overrides: Fields of this class, which stand above what the list says.
+
+        Raises:
+            ConfigurationError: genai-prices is not installed, or the list does not know the model,
+                its price, or its window (then give `max_tokens`). Says what comes near.
+        """
+        if cls.price_list is None:
+            raise ConfigurationError("the price list is not loaded: import asyncroute.catalogue")
+        known = cls.price_list(name, window="max_tokens" not in overrides)
+        return cls(**{**known, **overrides})
 
     @property
     def input_price(self) -> float:

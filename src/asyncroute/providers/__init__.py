@@ -12,19 +12,32 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from asyncroute.providers._simulated import Billed, SimulatedProvider, Simulation
+    from asyncroute.providers.anthropic import AnthropicProvider
+    from asyncroute.providers.google import GoogleProvider
+    from asyncroute.providers.mistral import MistralProvider
+    from asyncroute.providers.openai import OpenAIProvider
     from asyncroute.providers.openai_compatible import OpenAICompatibleProvider
 
 __all__ = (
+    "AnthropicProvider",
     "Billed",
+    "GoogleProvider",
+    "MistralProvider",
     "OpenAICompatibleProvider",
+    "OpenAIProvider",
     "SimulatedProvider",
     "Simulation",
 )
 
 # Public name: the module it lives in, and the extra that installs what that module imports at once.
+# Those with an SDK import it when one is made, and say themselves what is missing.
 _HOMES = {
+    "AnthropicProvider": ("anthropic", None),
     "Billed": ("_simulated", None),
+    "GoogleProvider": ("google", None),
+    "MistralProvider": ("mistral", None),
     "OpenAICompatibleProvider": ("openai_compatible", "http"),
+    "OpenAIProvider": ("openai", None),
     "SimulatedProvider": ("_simulated", None),
     "Simulation": ("_simulated", None),
 }
