@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from asyncroute.learn._features import (
+    BUCKETS,
+    EDGE,
+    FEATURES,
+    LinearMap,
+    feature_matrix,
+    features,
+    window,
+)
+
+
+def test_a_short_text_is_looked_at_whole() -> None:
+    assert window("héllo") == "héllo".encode()
+
+
+@pytest.mark.parametrize("filler", ["x", "é", "語"])
+def test_of_a_long_text_both_ends_are_looked_at_and_nothing_else(filler: str) -> None:
+    text = "a" * EDGE + filler * 5000 + "z" * EDGE
+    assert window(text) == b"a" * EDGE + b"z" * EDGE
+
+
+def test_a_text_of_wide_characters_is_cut_by_bytes() -> None:
+    assert len(window("語" * 1000)) == 2 * EDGE
+
+
+@pytest.mark.parametrize("text", ["", "a", "ab", "\0", "\ud800 lone surrogate", "語" * 3000])
+def test_any_text_has_finite_features_of_length_one(text: str) -> None:
+    vector = features(text)
+    assert vector.shape == (FEATURES,)
+    assert np.isfinite(vector).all()
+    assert np.linalg.norm(vector[:BUCKETS]) == pytest.approx(1.0, abs=1e-5)
+
+
+def test_case_changes_the_profile_but_not_the_grams() -> None:
+    one, other = features("What IS this"), features("what is THIS")
+    assert np.array_equal(one[:BUCKETS], other[:BUCKETS])
+    assert not np.array_equal(features("WHAT")[BUCKETS:], features("what")[BUCKETS:])
+
+
+def test_texts_that_share_words_are_nearer_than_texts_that_do_not() -> None:
+    one, near, far = feature_matrix(
+        ["integrate the polynomial", "integrate this polynomial now", "capital city of Peru"]
+    )[:, :BUCKETS]
+    assert one @ near > 0.4 > one @ far
+
+
+def test_features_are_a_format_and_do_not_change() -> None:
+    places = np.flatnonzero(features("abcde")[:BUCKETS])
+    assert places.tolist() == [1252, 2323, 3278, 5061, 6952, 7570]
+
+
+def test_an_output_array_is_filled_and_nothing_of_before_is_left() -> None:
+    out = np.full(FEATURES, 7, np.float32)
+    assert features("hello", out) is out
+    assert np.array_equal(out, features("hello"))
+
+
+def test_a_rounded_map_is_near_the_exact_one() -> None:
+    weights = np.random.default_rng(0).standard_normal((4, FEATURES))
+    rounded = LinearMap.rounded(weights, np.zeros(4))
+    assert rounded.codes.dtype == np.int8
+    assert np.abs(rounded.dense() - weights).max() <= rounded.scale.max() * 0.51
+
+
+def test_a_map_of_zeros_stays_finite() -> None:
+    assert not LinearMap.rounded(np.zeros((2, 8)), np.zeros(2)).dense().any()
