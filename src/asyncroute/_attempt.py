@@ -26,10 +26,13 @@ from asyncroute._protocols import Call
 from asyncroute._values import Attempt, Completion, Outcome, Role, Usage
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
     from asyncroute._budget import Reservation
     from asyncroute._endpoint import Endpoint
     from asyncroute._grant import Grant
     from asyncroute._health import Permit
+    from asyncroute._observers import Observers
     from asyncroute._protocols import Provider
     from asyncroute._runtime import Runtime
 
@@ -137,7 +140,9 @@ class Try(Interruptible):
         role: Role,
         now: float,
     ) -> None:
-        super().__init__()
+        # As `super().__init__()`, whose call would cost as much as all that it sets.
+        self._task: asyncio.Task[object] | None = None
+        self._interrupted = False
         self._request = request
         self._provider = provider
         self._permit: Permit | None = permit
@@ -195,7 +200,10 @@ class Try(Interruptible):
             try:
                 if not self._admit_at_once():
                     await self._queue_up()
-                await self._ask()
+                self._arm()
+                completion = await self._ask()
+                if completion is not None:
+                    self._take(completion)
             except (Exception, asyncio.CancelledError) as error:
                 failure = error
             except BaseException as error:
@@ -243,7 +251,7 @@ class Try(Interruptible):
             if now >= self._request.deadline:
                 raise AttemptTimeoutError("started after its deadline, and not sent")
         budgets = runtime.budgets
-        if budgets:
+        if budgets is not None:
             self._reservation = budgets.reserve(
                 endpoint.config.model_id, self.call.request.metadata, self.expected_cost, now
             )
@@ -276,16 +284,18 @@ class Try(Interruptible):
             )
         self.sent_at = now
 
-    async def _ask(self) -> None:
-        """Call the provider, under the attempt's limit."""
-        self._arm()
-        try:
-            if self._request.runtime.observers:
-                completion = await self._ask_observed()
-            else:
-                completion = await self._provider.complete(self.call)
-        finally:
-            self._disarm()
+    def _ask(self) -> Awaitable[Completion | None]:
+        """Call the provider. What is awaited gives its answer, or None where it has been taken."""
+        if self._request.runtime.observers is None:
+            return self._provider.complete(self.call)
+        return self._ask_observed(self._request.runtime.observers)
+
+    def _take(self, completion: Completion) -> None:
+        """Take up an answer.
+
+        Raises:
+            ProtocolError: It is none.
+        """
         if not isinstance(completion, Completion):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ProtocolError(
                 f"the provider returned a {type(completion).__name__}, not a Completion"
@@ -308,8 +318,7 @@ class Try(Interruptible):
             self._bucket.discard(self)
             self._bucket = None
 
-    async def _ask_observed(self) -> Completion:
-        observers = self._request.runtime.observers
+    async def _ask_observed(self, observers: Observers) -> Completion:
         held = observers.started(self.call)
         error: BaseException | None = None
         try:
@@ -380,31 +389,32 @@ class Try(Interruptible):
         if self.is_settled:
             return
         self.is_settled = True
-        runtime = self._request.runtime
+        runtime, endpoint, sent_at = self._request.runtime, self.endpoint, self.sent_at
         self.ended_at = now = runtime.now()
-        self._bill()
-        usage = self.usage
-        if self._grant is not None:
-            if self.sent_at is None:
-                self._grant.cancel(now)
-            else:
+        if self._bucket is not None:
+            self._bucket.discard(self)
+            self._bucket = None
+        grant = self._grant
+        if sent_at is not None:
+            self._bill()
+            usage = self.usage
+            if grant is not None:
                 is_known = usage is not None and not usage.estimated
-                self._grant.release(now, usage.total_tokens if usage and is_known else None)
-        if self._reservation is not None:
+                grant.release(now, usage.total_tokens if usage and is_known else None)
+            self._tell_metrics(now - sent_at)
+        elif grant is not None:
+            grant.cancel(now)
+        if self._reservation is not None and runtime.budgets is not None:
             runtime.budgets.settle(self._reservation, self.cost, now)
-        if self.sent_at is not None:
-            self._tell_metrics(now - self.sent_at)
         self.give_permit_back(now)
-        if self.sent_at is None:
-            self.endpoint.unassign()
+        if sent_at is None:
+            endpoint.unassign()
         else:
-            self.endpoint.settled()
+            endpoint.settled()
         self._request.has_ended(self)
 
     def _bill(self) -> None:
         """Find out what it used and cost: as reported, else an estimate where it was billed."""
-        if self.sent_at is None:
-            return
         call, completion = self.call, self.completion
         usage = call.usage
         if completion is not None:

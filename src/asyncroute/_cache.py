@@ -116,12 +116,17 @@ class CacheManager(Generic[V]):
                 self._entries[key] = (stored_at + ahead, value)
         self._clock = clock
 
-    def get(self, key: Hashable) -> V | None:
-        """Return the live value of *key*, which is now the one used last, or None."""
+    def get(self, key: Hashable, now: float | None = None) -> V | None:
+        """Return the live value of *key*, which is now the one used last, or None.
+
+        Args:
+            key: The key.
+            now: The time on this cache's clock, where the caller has it at hand.
+        """
         entry = self._entries.get(key)
         if entry is not None:
             # An entry from the future is one whose clock was set back: its age is unknown.
-            if 0.0 <= self._clock() - entry[0] < self._ttl:
+            if 0.0 <= (self._clock() if now is None else now) - entry[0] < self._ttl:
                 self._entries.move_to_end(key)
                 self._hits += 1
                 return entry[1]

@@ -3,61 +3,67 @@
 from __future__ import annotations
 
 from math import inf
-from typing import TYPE_CHECKING, cast, final
+from typing import TYPE_CHECKING, Any, Protocol, cast, final
 
 from asyncroute._attempt import Try
-from asyncroute._endpoint import Endpoint
+from asyncroute._endpoint import Endpoint, View, scaled_latency
 from asyncroute._errors import (
     BudgetExceededError,
     ConfigurationError,
     OverloadedError,
     ProviderError,
 )
-from asyncroute._inputs import QueryRequest
+from asyncroute._inputs import ModelConfig, QueryRequest
 from asyncroute._protocols import Call, Ranking
-from asyncroute._results import RoutingDecision
+from asyncroute._results import CandidateView
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from asyncroute._health import Permit
     from asyncroute._protocols import Provider
     from asyncroute._runtime import Runtime
     from asyncroute._values import Role
 
-__all__ = ("Choice", "Course", "in_order")
+__all__ = ("Choice", "Course", "Listener", "in_order")
 
 
 @final
 class Choice:
-    """What deciding came to.
+    """What deciding came to: whom to try, and what that was decided from, as it was then.
+
+    It is the decision's trace, so it is made of values and shaped when somebody asks: listing and
+    sorting cost a good part of a whole decision, and are hardly ever read.
 
     Args:
-        decision: For the user.
+        request: The request without the constraints that were relaxed.
         ranking: The candidates with their scores.
+        captured: For each candidate a tuple that ends with its `View`.
+        first: The candidate that comes first.
         order: The candidates, best first, where something other than their scores decides; those
             set aside for a while come last.
         tokens_in: Estimated tokens of input.
-        request: The request without the constraints that were relaxed.
     """
 
-    __slots__ = ("_order", "decision", "first", "ranking", "request", "tokens_in")
+    __slots__ = ("_captured", "_order", "first", "ranking", "request", "tokens_in")
 
     def __init__(
         self,
-        decision: RoutingDecision,
+        request: QueryRequest,
         ranking: Ranking,
+        captured: Sequence[tuple[Any, ...]],
         first: Endpoint,
         order: list[Endpoint] | None,
         tokens_in: int,
-        request: QueryRequest,
     ) -> None:
-        self.decision = decision
+        self.request = request
         self.ranking = ranking
         self.first = first
         self.tokens_in = tokens_in
-        self.request = request
+        self._captured = captured
         self._order = order
+
+    # Carrying out
 
     @property
     def order(self) -> list[Endpoint]:
@@ -73,12 +79,53 @@ class Choice:
     def __len__(self) -> int:
         return len(self.ranking.scores) if self._order is None else len(self._order)
 
+    # Explaining: `Trace`
+
+    def candidates(self) -> tuple[CandidateView, ...]:
+        """The candidates as they looked when deciding, best first."""
+        ranking = self.ranking
+        return tuple(self._shaped(i, ranking.scores[i]) for i in ranking.order())
+
+    def fallbacks(self) -> tuple[ModelConfig, ...]:
+        """The models that follow the best one, in order."""
+        best = self.ranking.best()
+        return tuple(self._view(i)[0] for i in self.ranking.order() if i != best)
+
+    def votes(self) -> Mapping[str, Mapping[str, float]]:
+        """For an ensemble: each voter's scores by model id; else empty."""
+        return self.ranking.votes or {}
+
+    def _view(self, place: int) -> View:
+        return self._captured[place][-1]
+
+    def _shaped(self, place: int, score: float) -> CandidateView:
+        config, latency, usual = self._view(place)
+        tokens_out = min(usual, self.request.max_tokens or inf)
+        cost = self.tokens_in * config.input_price + tokens_out * config.output_price
+        return CandidateView(config, score, cost, scaled_latency(latency, tokens_out, usual))
+
 
 def in_order(ranking: Ranking) -> list[Endpoint]:
     """The candidates of a router's ranking, best first."""
     # A selector ranks what it was given, and it was given endpoints.
     candidates = cast("Sequence[Endpoint]", ranking.candidates)
     return [candidates[i] for i in ranking.order()]
+
+
+class Listener(Protocol):
+    """Who runs several attempts of a request."""
+
+    def on_ended(self, attempt: Try, /) -> None:
+        """An attempt was settled, or a stream has brought its first content."""
+        ...
+
+    def on_stopped(self, attempt: Try, /) -> None:
+        """An attempt was given up, and has not ended yet."""
+        ...
+
+    def on_closed(self) -> None:
+        """The router gave the request up."""
+        ...
 
 
 @final
@@ -101,10 +148,7 @@ class Course:
     Attributes:
         tries: All attempts, in the order of their starts.
         is_closed: Whether the router gave the request up: nothing more is started.
-        on_closed: Told that the router gave the request up.
-        on_stopped: Told of attempts that were given up.
-        on_committed: Told of streams that have brought their first content.
-        on_ended: Told of attempts that were settled.
+        listener: Who is told what becomes of the attempts, if anybody must be.
     """
 
     __slots__ = (
@@ -119,10 +163,7 @@ class Course:
         "_retries",
         "deadline",
         "is_closed",
-        "on_closed",
-        "on_committed",
-        "on_ended",
-        "on_stopped",
+        "listener",
         "request",
         "runtime",
         "started_at",
@@ -135,7 +176,6 @@ class Course:
         self,
         runtime: Runtime,
         choice: Choice,
-        *,
         started_at: float,
         deadline: float,
         tenant: str | None = None,
@@ -151,10 +191,7 @@ class Course:
         self.tenant = tenant
         self.tries: list[Try] = []
         self.is_closed = False
-        self.on_closed: Callable[[], None] | None = None
-        self.on_stopped: Callable[[Try], None] | None = None
-        self.on_committed: Callable[[Try], None] | None = None
-        self.on_ended: Callable[[Try], None] | None = None
+        self.listener: Listener | None = None
         self._choice = choice
         self._rest: list[Endpoint] | None = None
         self._provider = provider
@@ -342,7 +379,7 @@ class Course:
         return self._try(endpoint, permit, "retry", now)
 
     def _try(self, endpoint: Endpoint, permit: Permit, role: Role, now: float) -> Try:
-        provider = self._provider or endpoint.provider
+        provider = endpoint.provider if self._provider is None else self._provider
         if provider is None:
             endpoint.health.forget(permit)
             raise ConfigurationError(
@@ -400,8 +437,8 @@ class Course:
         self.is_closed = True
         for attempt in self.tries:
             attempt.stop("cancelled")
-        if self.on_closed is not None:
-            self.on_closed()
+        if self.listener is not None:
+            self.listener.on_closed()
 
     def dissolve(self) -> None:
         """Let go of everything that leads back here, when the request is over.
@@ -409,24 +446,25 @@ class Course:
         What is left has no cycle, so that nothing waits for the garbage collector. Attempts that
         ignore being given up keep what they need to settle.
         """
-        self.on_closed = self.on_stopped = self.on_committed = self.on_ended = None
-        self.tries = []
+        self.listener = None
+        self.tries.clear()
 
     def has_stopped(self, attempt: Try, /) -> None:
         """An attempt is given up, before it has ended."""
-        if self.on_stopped is not None:
-            self.on_stopped(attempt)
+        if self.listener is not None:
+            self.listener.on_stopped(attempt)
 
     def has_committed(self, attempt: Try, /) -> None:
         """A supervised stream has brought its first content."""
-        if self.on_committed is not None:
-            self.on_committed(attempt)
+        if self.listener is not None:
+            self.listener.on_ended(attempt)
 
     def has_ended(self, attempt: Try, /) -> None:
         """An attempt has been settled."""
         if attempt.role == "hedge":
             self.runtime.hedges.settle(attempt.cost, expected_cost=attempt.expected_cost)
-        if isinstance(attempt.error, (OverloadedError, BudgetExceededError)):
+        error = attempt.error
+        if error is not None and isinstance(error, (OverloadedError, BudgetExceededError)):
             self._models -= 1  # it never got as far as the provider
-        if self.on_ended is not None:
-            self.on_ended(attempt)
+        if self.listener is not None:
+            self.listener.on_ended(attempt)

@@ -10,54 +10,18 @@ from typing import Literal, cast, final
 
 from asyncroute._cache import CacheManager
 from asyncroute._course import Choice, in_order
-from asyncroute._endpoint import Eligible, Endpoint, View
+from asyncroute._endpoint import Eligible, Endpoint
 from asyncroute._errors import NoEligibleModelError
 from asyncroute._estimate import input_tokens
-from asyncroute._inputs import Capability, Message, ModelConfig, QueryRequest
-from asyncroute._protocols import ModelSelector, Ranking
+from asyncroute._inputs import Capability, Message, QueryRequest
+from asyncroute._protocols import ModelSelector
 from asyncroute._registry import Registry
-from asyncroute._results import CandidateView, RoutingDecision
+from asyncroute._results import RoutingDecision
 
 __all__ = ("RELAXED_IN_ORDER", "Decider")
 
 RELAXED_IN_ORDER = ("max_latency_ms", "required_quality", "capability", "max_cost")
 """The soft constraints, in the order in which `on_no_candidates="relax"` drops them."""
-
-
-@final
-class _Ranked:
-    """What a decision was made from, as it was then; shaped when somebody asks. See `Trace`."""
-
-    __slots__ = ("_max_tokens", "_ranking", "_tokens_in", "_views")
-
-    def __init__(
-        self, ranking: Ranking, views: Sequence[View], tokens_in: int, max_tokens: int | None
-    ) -> None:
-        self._ranking = ranking
-        self._views = views
-        self._tokens_in = tokens_in
-        self._max_tokens = inf if max_tokens is None else max_tokens
-
-    def candidates(self) -> tuple[CandidateView, ...]:
-        ranking = self._ranking
-        return tuple(self._shaped(self._views[i], ranking.scores[i]) for i in ranking.order())
-
-    def fallbacks(self) -> tuple[ModelConfig, ...]:
-        best = self._ranking.best()
-        return tuple(self._views[i].config for i in self._ranking.order() if i != best)
-
-    def _shaped(self, view: View, score: float) -> CandidateView:
-        tokens_out = min(view.usual_output, self._max_tokens)
-        config = view.config
-        return CandidateView(
-            config,
-            score,
-            self._tokens_in * config.input_price + tokens_out * config.output_price,
-            view.expected_latency * (0.1 + 0.9 * tokens_out / view.usual_output),
-        )
-
-    def votes(self) -> Mapping[str, Mapping[str, float]]:
-        return self._ranking.votes or {}
 
 
 @final
@@ -95,22 +59,26 @@ class Decider:
 
     async def decide(
         self, request: QueryRequest, strategy: str, selector: ModelSelector, now: float
-    ) -> Choice:
+    ) -> tuple[RoutingDecision, Choice]:
         """Choose among the models.
+
+        Returns:
+            The decision for the user, and the choice to be carried out, which is its trace.
 
         Raises:
             NoEligibleModelError: No model may serve the request, not even later.
         """
         tokens_in = input_tokens(request)
-        eligible, cached = self._eligible(request, tokens_in)
+        eligible, cached = self._eligible(request, tokens_in, now)
         rejected = _over_limits(eligible, request, tokens_in)
         asked, relaxed = request, ()
-        if len(rejected) == len(eligible):
+        if len(rejected) == len(eligible.endpoints):
             reasons = {**eligible.rejected, **_by_id(rejected)}
             if not self._relaxes:
                 raise _nothing_for(reasons)
-            request, relaxed, eligible, rejected = self._relax(request, tokens_in, reasons)
-        away = self._set_aside(eligible, now) if self._registry.journal.troubled else _NOBODY
+            request, relaxed, eligible, rejected = self._relax(request, tokens_in, reasons, now)
+        troubled = self._registry.journal.troubled
+        away = self._set_aside(eligible, now) if troubled else _NOBODY
         candidates: Sequence[Endpoint] = eligible
         if rejected or away:
             candidates = [e for e in eligible if e not in rejected and e not in away]
@@ -120,18 +88,24 @@ class Decider:
         if not ranking.scores:
             left_out = "was left out by the selector"
             raise _nothing_for({e.config.model_id: left_out for e in candidates})
-        order = None
-        if self._registry.journal.troubled:
-            order = self._slow_start(in_order(ranking), now)
         ranked = cast("Sequence[Endpoint]", ranking.candidates)
-        place = ranking.best() if order is None else ranked.index(order[0])
+        place, order, fallbacks = ranking.best(), None, None
+        if troubled:
+            order = self._slow_start(in_order(ranking), now)
+            place = ranked.index(order[0])
+            fallbacks = tuple([e.config for e in order[1:]])
+            # They may be back by the time they are needed.
+            order += [e for e in away if e not in candidates and e not in rejected]
         first = ranked[place]
+        captured = ranking.captured
+        if captured is None:
+            captured = [(endpoint.view,) for endpoint in ranked]
         tokens_out = first.expected_output(request)
         decision = RoutingDecision(
             asked,
             strategy,
             first.config,
-            _NOT_YET if order is None else tuple([e.config for e in order[1:]]),
+            fallbacks,
             first.cost_of(tokens_in, tokens_out),
             first.latency_of(tokens_out) * 1000,
             ranking.scores[place],
@@ -141,15 +115,14 @@ class Decider:
             relaxed,
             cached,
         )
-        views = [endpoint.view for endpoint in ranked]
-        decision.trace = _Ranked(ranking, views, tokens_in, request.max_tokens)
-        if order is not None:  # they may be back by the time they are needed
-            order += [e for e in away if e not in candidates and e not in rejected]
-        return Choice(decision, ranking, first, order, tokens_in, request)
+        decision.trace = choice = Choice(request, ranking, captured, first, order, tokens_in)
+        return decision, choice
 
     # What depends on the kind of request only
 
-    def _eligible(self, request: QueryRequest, tokens_in: int) -> tuple[Eligible, bool]:
+    def _eligible(
+        self, request: QueryRequest, tokens_in: int, now: float
+    ) -> tuple[Eligible, bool]:
         registry = self._registry
         if registry.version != self._version:
             self._version = registry.version
@@ -165,7 +138,7 @@ class Decider:
             needs,
             bisect_left(self._steps, needed),
         )
-        eligible = self.cache.get(kind)
+        eligible = self.cache.get(kind, now)
         if eligible is not None:
             return eligible, True
         rejected: dict[str, str] = {}
@@ -239,7 +212,7 @@ class Decider:
         return [*(e for e in order if e not in held_back), *(e for e in order if e in held_back)]
 
     def _relax(
-        self, request: QueryRequest, tokens_in: int, reasons: Mapping[str, str]
+        self, request: QueryRequest, tokens_in: int, reasons: Mapping[str, str], now: float
     ) -> tuple[QueryRequest, tuple[str, ...], Eligible, Mapping[Endpoint, str]]:
         """Drop soft constraints in order until there is a candidate.
 
@@ -253,9 +226,9 @@ class Decider:
                 continue
             request = request.model_copy(update={field: unset})
             relaxed.append(field)
-            eligible, _ = self._eligible(request, tokens_in)
+            eligible, _ = self._eligible(request, tokens_in, now)
             rejected = _over_limits(eligible, request, tokens_in)
-            if len(rejected) < len(eligible):
+            if len(rejected) < len(eligible.endpoints):
                 return request, tuple(relaxed), eligible, rejected
         raise _nothing_for(reasons)
 
@@ -277,7 +250,6 @@ def _features_needed(request: QueryRequest) -> frozenset[str]:
 
 _NOTHING: frozenset[str] = frozenset()
 _NOBODY: Mapping[Endpoint, str] = {}
-_NOT_YET = cast("tuple[ModelConfig, ...]", None)  # shaped when read, see `_results`
 
 
 def _format_type(answer_format: object) -> object:

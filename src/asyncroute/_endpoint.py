@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from math import inf
-from typing import TYPE_CHECKING, NamedTuple, Protocol, final, overload
+from typing import TYPE_CHECKING, Protocol, TypeAlias, final, overload
 
 from asyncroute._estimate import DEFAULT_OUTPUT_TOKENS, input_tokens
 from asyncroute._inputs import ModelConfig, QueryRequest
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from asyncroute._metrics import ModelMetrics
     from asyncroute._protocols import Provider
 
-__all__ = ("Eligible", "Endpoint", "Journal", "View")
+__all__ = ("Eligible", "Endpoint", "Journal", "View", "scaled_latency")
 
 _PRIOR_SAMPLES = 5
 """The configured latency counts as much as so many observed answers."""
@@ -68,12 +68,17 @@ class Journal:
         return recent if len(recent) < 2 else tuple(dict.fromkeys(recent))
 
 
-class View(NamedTuple):
-    """What of an endpoint's state a decision keeps, to be explained by later."""
+View: TypeAlias = tuple[ModelConfig, float, float]
+"""What of an endpoint's state a decision keeps, to be explained by later: configuration, expected
+latency in seconds, usual output in tokens."""
 
-    config: ModelConfig
-    expected_latency: float
-    usual_output: float
+
+def scaled_latency(usual_latency: float, tokens_out: float, usual_output: float) -> float:
+    """Seconds an answer of so many tokens takes where a usual one takes `usual_latency`.
+
+    It is its share of the usual one, of which a tenth is spent before the first token.
+    """
+    return usual_latency * (0.1 + 0.9 * tokens_out / usual_output)
 
 
 @final
@@ -86,6 +91,7 @@ class Endpoint:
         health: Whether it may be called.
         metrics: What its calls came to.
         assigned: Requests that chose it and are not over: just sent, queued or in flight.
+        slots: Calls it may have in flight as configured, at least 1: what load is measured in.
         usual_output: Tokens an answer usually has.
         expected_latency: Seconds a usual answer is expected to take.
         expected_first_token: Seconds to the first token of a stream.
@@ -93,7 +99,7 @@ class Endpoint:
         peers: The endpoints of its quota group, itself included.
         is_removed: Whether it is no model of the router any more; calls may still be in flight.
         provider: What calls it; None where the router has none by that name.
-        view: What a decision keeps of it.
+        view: What a decision keeps of it (see `View`).
     """
 
     __slots__ = (
@@ -110,6 +116,7 @@ class Endpoint:
         "output_price",
         "peers",
         "provider",
+        "slots",
         "success_rate",
         "usual_output",
         "view",
@@ -139,6 +146,7 @@ class Endpoint:
         self.config = config
         self.input_price = config.input_price
         self.output_price = config.output_price
+        self.slots = config.max_concurrent_requests or 1
         self.learn()
 
     # What selectors see
@@ -146,7 +154,7 @@ class Endpoint:
     @property
     def load(self) -> float:
         """Requests assigned, over the number of slots."""
-        return self.assigned / (self.lane.slots or 1)
+        return self.assigned / self.slots
 
     @property
     def queued(self) -> int:
@@ -178,12 +186,8 @@ class Endpoint:
         return tokens_in * self.input_price + tokens_out * self.output_price
 
     def latency_of(self, tokens_out: float) -> float:
-        """Seconds an answer of so many tokens is expected to take.
-
-        It is its share of the usual one, of which a tenth is spent before the first token.
-        """
-        share = tokens_out / self.usual_output
-        return self.expected_latency * (0.1 + 0.9 * share)
+        """Seconds an answer of so many tokens is expected to take."""
+        return scaled_latency(self.expected_latency, tokens_out, self.usual_output)
 
     # What the router tells
 
@@ -225,7 +229,7 @@ class Endpoint:
         if limit is not None and limit < usual:
             usual = limit
         self.usual_output = usual
-        self.view = View(config, latency, self.usual_output)
+        self.view = (config, latency, usual)
         journal = self.journal
         if usual > journal.longest_output:
             journal.longest_output = usual

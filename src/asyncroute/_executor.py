@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, final
 
 from asyncroute._attempt import Try
 from asyncroute._caching import is_worth_keeping, shared_copy
-from asyncroute._course import Choice, Course
+from asyncroute._course import Course
 from asyncroute._deadlines import RanOutError, within
 from asyncroute._errors import (
     AsyncRouteError,
@@ -20,23 +20,23 @@ from asyncroute._errors import (
     NoEligibleModelError,
     RouterStateError,
 )
-from asyncroute._judge import Everything
+from asyncroute._judge import Everything, FirstAnswer
 from asyncroute._modes import Manner, staggered
 from asyncroute._outcome import answered, failed, refused, reported, reports, streamed
-from asyncroute._selectors import RoundRobinSelector
-from asyncroute._selectors._scored import SplitSelector
 from asyncroute._stagger import Stagger
 from asyncroute._stream import OpenStream
 from asyncroute._stream_try import StreamTry
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Sequence
 
     from asyncroute._cache import CacheManager
+    from asyncroute._course import Choice
     from asyncroute._decide import Decider
+    from asyncroute._endpoint import Endpoint
     from asyncroute._inputs import QueryRequest
-    from asyncroute._protocols import ModelSelector, Provider
-    from asyncroute._results import ExecutionResult
+    from asyncroute._protocols import ModelSelector, Plan, Provider
+    from asyncroute._results import ExecutionResult, RoutingDecision
     from asyncroute._runtime import Runtime
     from asyncroute._single_flight import Flight
 
@@ -144,25 +144,23 @@ class Executor:
         """
         started_at = self.runtime.now()
         try:
-            choice = await self._decide(request, strategy, selector, started_at)
+            decision, choice = await self._deciding(request, strategy, selector, started_at)
         except (NoEligibleModelError, DeadlineExceededError) as error:
             return self._refused(request, error, started_at)
         plan = choice.ranking.plan
-        course = self._course(choice, started_at, provider, manner.at_once(plan), manner.most)
+        course = self._course(choice, manner, plan, started_at, provider)
         if flight is not None:
             # Its waiters' own: a blocked loop may have kept the run from its first step.
             course.deadline = flight.deadline - _SHARED_GRACE
             flight.on_later = lambda deadline: course.extend(deadline - _SHARED_GRACE)
-        stagger = staggered(course, manner, plan, choice.first)
         try:
-            winner = await stagger.run()
-            if winner is None and course.is_closed:
-                raise RouterStateError("the router was closed while the request was in flight")
-            now = self.runtime.now()
+            winner = await self._winner(course, manner, plan, choice.first)
             if winner is not None:
-                result = answered(course, winner, choice.decision, self.new_id(), now)
+                result = answered(course, winner, decision, self.new_id(), self.runtime.now())
+            elif course.is_closed:
+                raise RouterStateError("the router was closed while the request was in flight")
             else:
-                result = failed(course, choice.decision, self.new_id(), now)
+                result = failed(course, decision, self.new_id(), self.runtime.now())
         except BaseException:
             self._tell_attempts(course)
             raise
@@ -170,25 +168,45 @@ class Executor:
             self._leave(course)
         return self._told(request, result)
 
+    async def _winner(
+        self,
+        course: Course,
+        manner: Manner,
+        plan: Plan | None,
+        first: Endpoint,
+        *,
+        streams: bool = False,
+    ) -> Try | None:
+        """Start attempts until one has won, or what was not accepted comes closest."""
+        if not manner.is_one_by_one(plan):
+            return await staggered(course, manner, plan, first, streams=streams).run()
+        attempt = course.next_try(course.started_at)
+        if attempt is not None and attempt.runs_inline:
+            await attempt.run()  # nothing runs beside it that would have to be watched
+            if attempt.has_answer:
+                return attempt
+        return await Stagger(course, FirstAnswer()).run(attempt)
+
     async def carry_all(
         self, request: QueryRequest, strategy: str, selector: ModelSelector, width: int
     ) -> list[ExecutionResult]:
         """Execute a request at several models at once; see `LLMRouter.execute_all`."""
         started_at = self.runtime.now()
         try:
-            choice = await self._decide(request, strategy, selector, started_at)
+            decision, choice = await self._deciding(request, strategy, selector, started_at)
         except (NoEligibleModelError, DeadlineExceededError) as error:
             return [self._refused(request, error, started_at)]
-        course = self._course(choice, started_at, None, width, width)
+        choice.keep(width)
+        course = self._course(choice, Manner("race", width), None, started_at)
         try:
             await Stagger(course, Everything(), at_once=width).run()
             if course.is_closed:
                 raise RouterStateError("the router was closed while the request was in flight")
             now = self.runtime.now()
             results = [
-                reported(course, attempt, choice.decision, self.new_id(), now)
+                reported(course, attempt, decision, self.new_id(), now)
                 for attempt in course.tries
-            ] or [failed(course, choice.decision, self.new_id(), now)]
+            ] or [failed(course, decision, self.new_id(), now)]
         except BaseException:
             self._tell_attempts(course)
             raise
@@ -256,22 +274,19 @@ class Executor:
         """
         started_at = self.runtime.now()
         try:
-            choice = await self._decide(request, strategy, selector, started_at)
+            decision, choice = await self._deciding(request, strategy, selector, started_at)
         except (NoEligibleModelError, DeadlineExceededError) as error:
             self._refused(request, error, started_at)
             raise
-        course = self._course(
-            choice, started_at, None, manner.at_once(None), manner.most, make_try=make_try
-        )
+        course = self._course(choice, manner, None, started_at, make_try=make_try)
         winner = None
         try:
-            stagger = staggered(course, manner, None, choice.first, streams=True)
-            winner = await stagger.run()
+            winner = await self._winner(course, manner, None, choice.first, streams=True)
             if winner is None and course.is_closed:
                 raise RouterStateError("the router was closed while the stream was opened")
             if isinstance(winner, StreamTry):
-                return OpenStream(course, winner, choice.decision)
-            result = failed(course, choice.decision, self.new_id(), self.runtime.now())
+                return OpenStream(course, winner, decision)
+            result = failed(course, decision, self.new_id(), self.runtime.now())
         except BaseException:
             self._tell_attempts(course)
             raise
@@ -290,14 +305,21 @@ class Executor:
         self._leave(opened.course)
         return self._told(opened.decision.request, result)
 
-    async def _decide(
+    def _deciding(
         self, request: QueryRequest, strategy: str, selector: ModelSelector, started_at: float
-    ) -> Choice:
+    ) -> Awaitable[tuple[RoutingDecision, Choice]]:
         deciding = self._decider.decide(request, strategy, selector, started_at)
-        if isinstance(selector, (SplitSelector, RoundRobinSelector)):
-            return await deciding  # never suspends
+        if getattr(selector, "never_suspends", False):
+            return deciding
+        return self._decided_in_time(deciding, strategy, self.deadline_of(request, started_at))
+
+    async def _decided_in_time(
+        self,
+        deciding: Awaitable[tuple[RoutingDecision, Choice]],
+        strategy: str,
+        deadline: float,
+    ) -> tuple[RoutingDecision, Choice]:
         try:
-            deadline = self.deadline_of(request, started_at)
             return await within(self.runtime.deadlines, deadline, deciding)
         except RanOutError:
             raise DeadlineExceededError(f"strategy {strategy} took too long to choose") from None
@@ -305,32 +327,26 @@ class Executor:
     def _course(
         self,
         choice: Choice,
+        manner: Manner,
+        plan: Plan | None,
         started_at: float,
-        provider: Provider | None,
-        at_once: int,
-        width: int | None,
+        provider: Provider | None = None,
         make_try: Callable[..., Try] = Try,
     ) -> Course:
         if self._is_closing:
             raise RouterStateError("the router is closing")
-        runtime = self.runtime
+        runtime, request = self.runtime, choice.request
         runtime.retries.deposit()
         runtime.hedges.deposit()
         tenant = None
         if self._fair_by is not None:
-            tenant = str(choice.request.metadata.get(self._fair_by))
-        if width is not None:
-            choice.keep(max(width, at_once))
-        course = Course(
-            runtime,
-            choice,
-            started_at=started_at,
-            deadline=self.deadline_of(choice.request, started_at),
-            tenant=tenant,
-            provider=provider,
-            at_once=at_once,
-            make_try=make_try,
-        )
+            tenant = str(request.metadata.get(self._fair_by))
+        at_once = manner.at_once(plan)
+        if manner.most is not None:
+            choice.keep(max(manner.most, at_once))
+        timeout = request.timeout
+        deadline = started_at + (self._timeout if timeout is None else timeout)
+        course = Course(runtime, choice, started_at, deadline, tenant, provider, at_once, make_try)
         self._courses.add(course)
         return course
 
@@ -353,7 +369,7 @@ class Executor:
         else:
             self._counters.failed += 1
         observers = self.runtime.observers
-        if observers:
+        if observers is not None:
             observers.attempted(request, result.attempts)
             observers.resulted(request, result)
         return result
@@ -361,7 +377,7 @@ class Executor:
     def _tell_attempts(self, course: Course) -> None:
         """Tell of the attempts of a request that has no result: its caller has gone, or erred."""
         observers = self.runtime.observers
-        if observers:
+        if observers is not None:
             observers.attempted(course.request, reports(course, None, self.runtime.now()))
 
     # Closing

@@ -151,7 +151,10 @@ class Ranking:
     Iterating gives `(candidate, score)` pairs, best first; equals keep their order.
     """
 
-    __slots__ = ("_order", "candidates", "plan", "scores", "votes")
+    __slots__ = ("_order", "captured", "candidates", "plan", "scores", "votes")
+
+    captured: Sequence[tuple[Any, ...]] | None
+    """For each candidate, what was scored, with its `View` last; where a built-in selector kept it."""
 
     def __init__(
         self,
@@ -165,6 +168,7 @@ class Ranking:
         self.scores = scores
         self.plan = plan
         self.votes = votes
+        self.captured = None
         self._order: list[int] | None = None
 
     @classmethod

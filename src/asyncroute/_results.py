@@ -56,7 +56,7 @@ class _Traced:
 
 
 @final
-@dataclass(slots=True)
+@dataclass(slots=True, init=False)
 class RoutingDecision(_Traced):
     """Which model was chosen for a request, and why.
 
@@ -83,6 +83,31 @@ class RoutingDecision(_Traced):
     rejected: Mapping[str, str]
     relaxed: tuple[str, ...] = ()
     cached: bool = False
+
+    def __init__(  # noqa: PLR0913 - its fields
+        self,
+        request: QueryRequest,
+        strategy: str,
+        selected_model: ModelConfig,
+        fallback_models: Sequence[ModelConfig] | None,
+        expected_cost: float,
+        expected_latency_ms: float,
+        score: float,
+        rejected: Mapping[str, str],
+        relaxed: tuple[str, ...] = (),
+        cached: bool = False,
+    ) -> None:
+        self.request = request
+        self.strategy = strategy
+        self.selected_model = selected_model
+        if fallback_models is not None:  # else they are made of the trace: see `_ShapedOnRead`
+            self.fallback_models = fallback_models
+        self.expected_cost = expected_cost
+        self.expected_latency_ms = expected_latency_ms
+        self.score = score
+        self.rejected = rejected
+        self.relaxed = relaxed
+        self.cached = cached
 
     @property
     def candidates(self) -> tuple[CandidateView, ...]:
@@ -236,11 +261,12 @@ class _ShapedOnRead:
     def __get__(self, decision: RoutingDecision | None, owner: type | None = None) -> Any:
         if decision is None:
             return self
-        value = self._slot.__get__(decision, owner)
-        if value is None:
+        try:
+            return self._slot.__get__(decision, owner)
+        except AttributeError:  # not set yet
             value = decision.trace.fallbacks()
             self._slot.__set__(decision, value)
-        return value
+            return value
 
     def __set__(self, decision: RoutingDecision, value: Any) -> None:
         self._slot.__set__(decision, value)

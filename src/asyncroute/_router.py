@@ -218,10 +218,10 @@ class LLMRouter:
             deadlines=Deadlines(loop),
             supervisor=supervisor,
             fallback=self._fallback,
-            budgets=self._budgets,
+            budgets=self._budgets or None,
             retries=RetryBudget(),
             hedges=HedgeBudget(),
-            observers=self._observers,
+            observers=self._observers or None,
             metrics=self._metrics,
             rng=self._rng,
             attempt_timeout=self._attempt_timeout,
@@ -311,7 +311,8 @@ class LLMRouter:
         request = _request_from(query, strategy, fields)
         name, selector = self._strategy(request, strategy)
         now = asyncio.get_running_loop().time()
-        return (await self._decider.decide(request, name, selector, now)).decision
+        decision, _ = await self._decider.decide(request, name, selector, now)
+        return decision
 
     async def execute(
         self,

@@ -27,10 +27,10 @@ class Runtime:
         deadlines: Timers for all attempts.
         supervisor: Owner of all tasks.
         fallback: What comes next after which error.
-        budgets: Of money.
+        budgets: Of money; None where there are none.
         retries: What limits retries and hedges together.
         hedges: What limits hedges besides.
-        observers: Who wants to know.
+        observers: Who wants to know; None where nobody does.
         metrics: For what all models cost together.
         rng: For jitter.
         attempt_timeout: Seconds for each attempt, instead of a share of what is left.
@@ -43,10 +43,10 @@ class Runtime:
     deadlines: Deadlines
     supervisor: Supervisor
     fallback: FallbackStrategy
-    budgets: Budgets
+    budgets: Budgets | None
     retries: RetryBudget
     hedges: HedgeBudget
-    observers: Observers
+    observers: Observers | None
     metrics: PerformanceMetrics
     rng: random.Random
     attempt_timeout: float | None

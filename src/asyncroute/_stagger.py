@@ -84,12 +84,14 @@ class Stagger:
         self._bucket: set[Expiring] | None = None
         self._context: Context | None = None
         self._is_over = False
-        course.on_ended = course.on_committed = self._on_ended
-        course.on_stopped = self._on_stopped
-        course.on_closed = self._wake_up
+        course.listener = self
 
-    async def run(self) -> Try | None:
+    async def run(self, first: Try | None = None) -> Try | None:
         """Carry the request through.
+
+        Args:
+            first: The first attempt, where it was chosen already: one that has ended in the
+                caller's task without an answer, or one to be started.
 
         Returns:
             The attempt whose answer won, or the best answer that was not accepted, or None.
@@ -101,7 +103,7 @@ class Stagger:
         why: Stop = "cancelled"
         self._arm_hedge()
         try:
-            winner = await self._carry_out()
+            winner = await self._carry_out(first)
             why = "superseded"
         finally:
             self._is_over = True
@@ -125,8 +127,14 @@ class Stagger:
                 await winner.leave()  # the caller has gone: nobody reads its stream
             raise
 
-    async def _carry_out(self) -> Try | None:
+    async def _carry_out(self, first: Try | None) -> Try | None:
         wanted = self._at_once
+        if first is not None:
+            wanted = 0
+            if first.is_settled:
+                self._ended.append(first)
+            else:
+                await self._carry_on_with(first)
         while True:
             await self._start(wanted)
             if not self._ended and not await self._something_more():
@@ -155,13 +163,17 @@ class Stagger:
             attempt = self._next()
             if attempt is None:
                 return
-            if not self._may_run_inline(attempt):
-                self._spawn(attempt)
-                continue
-            self._inline = attempt
-            await attempt.run()
-            self._inline = None
-            self._ended.append(attempt)
+            await self._carry_on_with(attempt)
+
+    async def _carry_on_with(self, attempt: Try) -> None:
+        """Run an attempt in the caller's task, to its end, or in its own."""
+        if not self._may_run_inline(attempt):
+            self._spawn(attempt)
+            return
+        self._inline = attempt
+        await attempt.run()
+        self._inline = None
+        self._ended.append(attempt)
 
     def _next(self) -> Try | None:
         course = self._course
@@ -237,12 +249,14 @@ class Stagger:
 
     # What attempts tell
 
-    def _on_stopped(self, attempt: Try) -> None:
+    def on_stopped(self, attempt: Try, /) -> None:
+        """Wait for an attempt that was given up no longer than the grace. For the course."""
         if attempt in self._live and not self._is_over:
             runtime = self._course.runtime
             runtime.loop.call_later(runtime.loser_grace, self._let_go, attempt, context=Context())
 
-    def _on_ended(self, attempt: Try) -> None:
+    def on_ended(self, attempt: Try, /) -> None:
+        """Take up that an attempt has ended, or a stream has begun. For the course."""
         if attempt not in self._live:
             return
         self._live.discard(attempt)
@@ -258,6 +272,10 @@ class Stagger:
             following = self._next()
             if following is not None:
                 self._spawn(following)
+        self._wake_up()
+
+    def on_closed(self) -> None:
+        """Look up from waiting. For the course."""
         self._wake_up()
 
     def _wake_up(self) -> None:
@@ -284,7 +302,7 @@ class Stagger:
         """Wait no longer for an attempt that ignores being given up. It settles when it ends."""
         if attempt in self._live:
             attempt.give_permit_back(self._course.runtime.now())
-            self._on_ended(attempt)
+            self.on_ended(attempt)
 
     def _let_go_all(self) -> None:
         for attempt in tuple(self._live):

@@ -105,9 +105,8 @@ class StreamTry(Try):
 
     async def _ask(self) -> None:
         """Open the stream and read it up to the first content; supervised, to its end."""
-        self._arm()
         observers = self._request.runtime.observers
-        if observers:
+        if observers is not None:
             self._held = observers.started(self.call)
         try:
             self._source = _opened(self._provider, self.call)
@@ -283,9 +282,9 @@ class StreamTry(Try):
                 with suppress(Exception):  # how a provider fails to close says nothing any more
                     await source.aclose()
         finally:
-            if held:
+            if held and (observers := self._request.runtime.observers) is not None:
                 cause = None if isinstance(error, StopAsyncIteration) else error
-                self._request.runtime.observers.ended(held, cause)
+                observers.ended(held, cause)
 
     # Handing over between tasks
 

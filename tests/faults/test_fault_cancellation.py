@@ -633,16 +633,17 @@ async def test_a_router_that_closes_ends_those_who_wait_to_retry() -> None:
 
 async def test_a_router_that_closes_starts_no_hedge() -> None:
     ledger = Ledger({"a": stubborn(3)}, cancels_promptly=False)
+    tasks: list[asyncio.Task[Any]] = []
     async with router_of(ledger, "ab", drain_timeout=1.0) as router:
         for hedge_after in (1.0, 1.02, 1.04, 1.06, 1.1):
-            task = asyncio.create_task(
-                router.execute("hello", mode="hedged", hedge_after=hedge_after)
-            )
+            call = router.execute("hello", mode="hedged", hedge_after=hedge_after)
+            tasks.append(asyncio.create_task(call))
             await asyncio.sleep(0)
     # All that ran were waited for, none was let go of: they ended within the 5 s after.
     assert set(ledger.calls[5:]) <= {"b"}
     assert all(entry.sent_at <= 1.0 for entry in ledger.entries)
-    await asyncio.wait([task])
+    await asyncio.wait(tasks)
+    assert [type(task.exception()) for task in tasks] == [RouterStateError] * 5
     assert_at_rest(router)
 
 

@@ -21,6 +21,9 @@ class RoundRobinSelector:
     Models of weight 0 are left out.
     """
 
+    never_suspends = True
+    """So that no deadline need be set for it."""
+
     def __init__(self) -> None:
         self._credit: dict[str, float] = {}
 

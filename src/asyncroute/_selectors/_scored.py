@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from math import inf
 from typing import final
 
-from asyncroute._endpoint import Eligible, Endpoint
+from asyncroute._endpoint import Eligible, Endpoint, View
 from asyncroute._estimate import input_tokens
 from asyncroute._inputs import QueryRequest
 from asyncroute._protocols import Candidate, Ranking
@@ -86,6 +86,9 @@ class SplitSelector(ScoredSelector):
     and is redone only for the models that changed: see `Board`.
     """
 
+    never_suspends = True
+    """So that no deadline need be set for it."""
+
     cost_weight: float = 0.0
     """The share of the cost in the score."""
 
@@ -107,32 +110,39 @@ class SplitSelector(ScoredSelector):
 
     async def select(self, request: QueryRequest, candidates: Sequence[Candidate], /) -> Ranking:
         """Rank by score; equals by load, then by lot."""
-        if not isinstance(candidates, Eligible) or len(candidates) == 1:
+        if not isinstance(candidates, Eligible) or len(candidates.endpoints) == 1:
             return await super().select(request, candidates)
         board = candidates.kept.get(self)
         if not isinstance(board, Board):
             if len(candidates.kept) >= _MOST_BOARDS:  # a new selector object for every request
                 candidates.kept.clear()
             board = candidates.kept[self] = Board(candidates, self)
-        return ranked(candidates, board.scores(request), self._rng)
+        scores = board.scores(request)
+        if scores.count(max(scores)) > 1:
+            return ranked(candidates, scores, self._rng)
+        ranking = Ranking(candidates, scores)
+        ranking.captured = board.parts
+        return ranking
 
 
 @final
 class Board:
     """The scores of one eligible set under one selector, as far as requests do not matter.
 
-    For each endpoint: the state's score, and over the cost scale and success rate the price of a
-    token in, the usual number of tokens out, and the price of a token out.
+    Attributes:
+        parts: For each endpoint the state's score; over the cost scale and success rate the price
+            of a token in, the usual number of tokens out, and the price of a token out; and its
+            `View`. A new list when something has changed, so that decisions may keep the old one.
     """
 
-    __slots__ = ("_eligible", "_parts", "_places", "_read", "_selector")
+    __slots__ = ("_eligible", "_places", "_read", "_selector", "parts")
 
     def __init__(self, eligible: Eligible, selector: SplitSelector) -> None:
         self._eligible = eligible
         self._selector = selector
         self._places = {endpoint: i for i, endpoint in enumerate(eligible)}
         self._read = eligible.journal.end
-        self._parts = [self._part(endpoint) for endpoint in eligible]
+        self.parts = [self._part(endpoint) for endpoint in eligible]
 
     def scores(self, request: QueryRequest) -> list[float]:
         """Return the score of each endpoint for this request, in their order."""
@@ -141,28 +151,31 @@ class Board:
             self._refresh()
         weight = self._selector.cost_weight
         if not weight:
-            return [part[0] for part in self._parts]
+            return [part[0] for part in self.parts]
         n = input_tokens(request)
         m = request.max_tokens or inf
         return [
             state + weight / (1.0 + n * price_in + (usual if usual < m else m) * price_out)
-            for state, price_in, usual, price_out in self._parts
+            for state, price_in, usual, price_out, _ in self.parts
         ]
 
     def _refresh(self) -> None:
         journal = self._eligible.journal
         changed = journal.since(self._read)
         self._read = journal.end
+        parts = self.parts.copy()
         for endpoint in self._eligible if changed is None else changed:
             place = self._places.get(endpoint)
             if place is not None:
-                self._parts[place] = self._part(endpoint)
+                parts[place] = self._part(endpoint)
+        self.parts = parts
 
-    def _part(self, endpoint: Endpoint) -> tuple[float, float, float, float]:
+    def _part(self, endpoint: Endpoint) -> tuple[float, float, float, float, View]:
         scale = 1.0 / (COST_SCALE * endpoint.success_rate)
         return (
             self._selector.state_score(endpoint),
             endpoint.input_price * scale,
             endpoint.usual_output,
             endpoint.output_price * scale,
+            endpoint.view,
         )
