@@ -417,8 +417,8 @@ class Try(Interruptible):
         """Find out what it used and cost: as reported, else an estimate where it was billed."""
         call, completion = self.call, self.completion
         usage = call.usage
-        if completion is not None:
-            usage = completion.usage or usage
+        if completion is not None and completion.usage is not None:
+            usage = completion.usage
         try:
             self._book(usage, call.cost)
         except (AttributeError, TypeError, ValueError):  # what was reported are no figures
@@ -426,15 +426,16 @@ class Try(Interruptible):
             self._book(None, None)
 
     def _book(self, usage: Usage | None, cost: float | None) -> None:
-        if usage is None and (self.completion is not None or self._is_billed_unanswered()):
-            usage = Usage(self._request.tokens_in, self._tokens_received(), estimated=True)
-        by_price = 0.0 if usage is None else self.endpoint.bill(usage)
-        total = by_price if cost is None else cost + 0.0
-        if not 0 <= total < inf or (
-            usage and not min(usage.input_tokens, usage.output_tokens) >= 0
-        ):
+        if usage is None:
+            if self.completion is not None or self._is_billed_unanswered():
+                usage = Usage(self._request.tokens_in, self._tokens_received(), estimated=True)
+        elif usage.input_tokens < 0 or usage.output_tokens < 0:
+            raise ValueError("tokens must not be negative")
+        if cost is None:
+            cost = 0.0 if usage is None else self.endpoint.bill(usage)
+        if not 0.0 <= cost < inf:
             raise ValueError("a bill must be finite and not negative")
-        self.cost, self.usage = total, usage
+        self.cost, self.usage = cost + 0.0, usage
 
     def _tokens_received(self) -> int:
         """Estimate the tokens of what came, whole or not."""
@@ -479,8 +480,9 @@ class Try(Interruptible):
         health, lane = endpoint.health, endpoint.lane
         if self.completion is not None:
             health.succeeded(permit, now)
-            lane.on_success()
-            if endpoint in endpoint.journal.troubled:
+            if lane.capacity.is_adaptive:
+                lane.on_success()
+            if endpoint.journal.troubled:
                 endpoint.heed(now)
             return
         error = self.error

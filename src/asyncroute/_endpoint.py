@@ -103,6 +103,8 @@ class Endpoint:
     """
 
     __slots__ = (
+        "_longest_output",
+        "_usual_latency",
         "assigned",
         "config",
         "expected_first_token",
@@ -147,6 +149,8 @@ class Endpoint:
         self.input_price = config.input_price
         self.output_price = config.output_price
         self.slots = config.max_concurrent_requests or 1
+        self._usual_latency = config.avg_latency_ms / 1000
+        self._longest_output = config.max_output_tokens or inf
         self.learn()
 
     # What selectors see
@@ -212,24 +216,22 @@ class Endpoint:
         Latency is the moving average of what was observed, blended with the configured one, which
         counts as much as five answers.
         """
-        metrics, config = self.metrics, self.config
+        metrics = self.metrics
         outcomes, answers, tokens_out = metrics.recent()
-        latency = config.avg_latency_ms / 1000
-        observed = metrics.ewma_latency
+        latency, observed = self._usual_latency, metrics.ewma_latency
         if observed is not None:
             latency = (_PRIOR_SAMPLES * latency + answers * observed) / (_PRIOR_SAMPLES + answers)
         self.expected_latency = latency
-        first_token = metrics.ttft_percentile(0.5, _PRIOR_SAMPLES)
+        first_token = metrics.ttft_percentile(0.5, _PRIOR_SAMPLES) if metrics.has_streamed else None
         self.expected_first_token = latency * 0.2 if first_token is None else first_token
         self.success_rate = (answers + _PRIOR_SAMPLES) / (outcomes + _PRIOR_SAMPLES)
-        usual: float = DEFAULT_OUTPUT_TOKENS
+        usual = DEFAULT_OUTPUT_TOKENS
         if answers >= _ENOUGH_SAMPLES and tokens_out:
             usual = tokens_out / answers
-        limit = config.max_output_tokens
-        if limit is not None and limit < usual:
-            usual = limit
+        if usual > self._longest_output:
+            usual = self._longest_output
         self.usual_output = usual
-        self.view = (config, latency, usual)
+        self.view = (self.config, latency, usual)
         journal = self.journal
         if usual > journal.longest_output:
             journal.longest_output = usual

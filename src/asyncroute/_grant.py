@@ -73,11 +73,14 @@ class Grant:
         self.is_open = True
         # Slot and worker are counted here and in `release`, not by methods of theirs: calling them
         # would cost more than the work.
-        slots, workers = lane.capacity, lane.workers
-        (slots.limiter or slots.open()).acquire_on_behalf_of_nowait(self)
+        slots = lane.capacity
+        limiter = slots.limiter
+        if limiter is None:
+            limiter = slots.open()
+        limiter.acquire_on_behalf_of_nowait(self)
         slots.used += 1
-        if workers is not None:
-            workers.used += 1
+        if lane.workers is not None:
+            lane.workers.used += 1
 
     def release(
         self, now: float, tokens_used: int | None = None, held: float | None = None
@@ -93,17 +96,19 @@ class Grant:
         if not self.is_open:
             return
         self.is_open = False
-        lane, share, bucket = self.lane, self.share, self.bucket
-        if tokens_used is not None and share is not None and bucket is not None:
-            share.quota.settle(bucket, self.tokens, tokens_used, now)
-        slots, workers = lane.capacity, lane.workers
-        (slots.limiter or slots.open()).release_on_behalf_of(self)
+        lane, share = self.lane, self.share
+        if share is not None and tokens_used is not None and self.bucket is not None:
+            share.quota.settle(self.bucket, self.tokens, tokens_used, now)
+        slots = lane.capacity
+        if slots.limiter is not None:
+            slots.limiter.release_on_behalf_of(self)
         slots.used -= 1
+        mean = slots.duration
         if held is None:
             held = now - self.granted_at
-        slots.duration += (held - slots.duration) * (SMOOTHING if slots.duration else 1.0)
-        if workers is not None:
-            workers.used -= 1
+        slots.duration = mean + SMOOTHING * (held - mean) if mean else held
+        if lane.workers is not None:
+            lane.workers.used -= 1
         if lane.pool:
             hand_out(lane.pool, now)
         if share is not None and share is not lane.share:  # the model has left its group since

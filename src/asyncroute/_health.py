@@ -140,36 +140,41 @@ class HealthSnapshot:
 
 @final
 class _Tally:
-    __slots__ = ("failures", "starts_at", "successes")
+    __slots__ = ("ends_at", "failures", "starts_at", "successes")
 
-    def __init__(self, starts_at: float) -> None:
+    def __init__(self, starts_at: float, width: float) -> None:
         self.starts_at = starts_at
+        self.ends_at = starts_at + width
         self.successes = 0
         self.failures = 0
 
 
 @final
 class _Window:
-    """Outcomes of the last `length` seconds."""
+    """Outcomes of the last `length` seconds.
 
-    __slots__ = ("_length", "_newest", "_tallies", "_width")
+    Attributes:
+        newest: The tally of the present part: asked before `tally`, which is only called anew.
+    """
+
+    __slots__ = ("_length", "_tallies", "_width", "newest")
 
     def __init__(self, length: float) -> None:
         self._length = length
         self._width = length / _BUCKETS
-        self._newest = _Tally(-inf)
+        self.newest = _Tally(-inf, self._width)
         self._tallies: deque[_Tally] = deque()
 
     def tally(self, now: float) -> _Tally:
         """Return what outcomes of this instant are to be counted in."""
-        newest = self._newest
+        newest = self.newest
         age = now - newest.starts_at
         # A clock that was set back a little goes on with the newest; by more, all starts anew.
         if -self._length < age < self._width:
             return newest
         if age < 0:
             self._tallies.clear()
-        self._newest = newest = _Tally(now)
+        self.newest = newest = _Tally(now, self._width)
         self._tallies.append(newest)
         self._drop_old(now)
         return newest
@@ -183,7 +188,7 @@ class _Window:
     def clear(self) -> None:
         """Forget all outcomes."""
         self._tallies.clear()
-        self._newest = _Tally(-inf)
+        self.newest = _Tally(-inf, self._width)
 
     def _drop_old(self, now: float) -> None:
         tallies = self._tallies
@@ -328,7 +333,10 @@ class Health:
             return
         if not self._is_ejected:
             self._consecutive = 0
-            self._window.tally(now).successes += 1
+            tally = self._window.newest
+            if not tally.starts_at <= now < tally.ends_at:
+                tally = self._window.tally(now)
+            tally.successes += 1
         elif permit is self._probe or not permit.is_probe:
             self._recover(now)
 

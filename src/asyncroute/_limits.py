@@ -109,14 +109,16 @@ class RequestWindow:
     def try_take(self, now: float) -> bool:
         """Start one request if it may start now."""
         starts = self._starts
-        if len(starts) >= self.limit and starts[-self.limit] + WINDOW > now:
-            return False
+        if starts:
+            if now < starts[-1]:
+                now = starts[-1]  # sorted, even if it is a moment old: `give_back` searches by halves
+            while starts and starts[0] + WINDOW <= now:
+                starts.popleft()
+            if len(starts) >= self.limit:
+                return False
         if not self._pacer.try_acquire(now):
             return False
-        # Sorted, even if a caller's `now` is a moment old: `give_back` searches by halves.
-        starts.append(now if not starts or now >= starts[-1] else starts[-1])
-        while len(starts) > self.limit and starts[0] + WINDOW <= now:
-            starts.popleft()
+        starts.append(now)
         return True
 
     def give_back(self, started_at: float, now: float) -> None:
@@ -158,10 +160,11 @@ class TokenWindow:
         ConfigurationError: A limit below 1.
     """
 
-    __slots__ = ("_buckets", "level", "limit")
+    __slots__ = ("_buckets", "_stale_at", "level", "limit")
 
     def __init__(self, limit: int) -> None:
         self._buckets: deque[Bucket] = deque()
+        self._stale_at = math.inf  # before it, nothing leaves the window
         self.level = 0
         self.reconfigure(limit)
 
@@ -180,6 +183,7 @@ class TokenWindow:
             bucket = buckets.popleft()
             bucket.is_live = False
             self.level -= bucket.amount
+        self._stale_at = buckets[0].last_at + WINDOW if buckets else math.inf
 
     def free_at(self, amount: int, now: float) -> float:
         """When *amount* tokens may be reserved: *now* if at once, infinity if never."""
@@ -197,7 +201,8 @@ class TokenWindow:
 
     def fits(self, amount: int, now: float) -> bool:
         """Whether *amount* tokens may be reserved now."""
-        self._expire(now)
+        if now >= self._stale_at:
+            self._expire(now)
         return self.level + amount <= self.limit
 
     def take(self, amount: int, now: float) -> Bucket:
@@ -206,9 +211,12 @@ class TokenWindow:
         Returns:
             What `settle` needs to know when the true usage is known.
         """
-        self._expire(now)
+        if now >= self._stale_at:
+            self._expire(now)
         buckets = self._buckets
         if not buckets or now - buckets[-1].opened_at >= BUCKET:
+            if not buckets:
+                self._stale_at = now + WINDOW
             buckets.append(Bucket(now))
         bucket = buckets[-1]
         if now > bucket.last_at:

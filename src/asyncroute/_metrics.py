@@ -232,6 +232,12 @@ class ModelMetrics:
     recorded once, by the method that names its end. All of them are plain functions and belong to
     the loop's thread; everything that reads may be called from any thread.
 
+    Attributes:
+        model_id: The model's id.
+        ewma_latency: Moving average of latency in seconds, the newest weighing 0.1; None before an
+            answer.
+        has_streamed: Whether a time to the first token was ever recorded.
+
     Args:
         model_id: The model's id, for the repr.
         window: How many recent samples each ring keeps; at least 1.
@@ -244,7 +250,6 @@ class ModelMetrics:
     __slots__ = (
         "_errors",
         "_estimated_picos",
-        "_ewma",
         "_first_tokens",
         "_history",
         "_latencies",
@@ -253,6 +258,8 @@ class ModelMetrics:
         "_sums",
         "_unanswered",
         "_window",
+        "ewma_latency",
+        "has_streamed",
         "model_id",
     )
 
@@ -266,7 +273,8 @@ class ModelMetrics:
         self._latencies = _Samples(self._window)
         self._first_tokens: _Samples | None = None
         self._output_rates: _Samples | None = None
-        self._ewma: float | None = None
+        self.ewma_latency: float | None = None
+        self.has_streamed = False
         self._errors: dict[str, int] = {}
         self._unanswered: _Unanswered = (0, 0, 0, 0, 0)
         self._estimated_picos = 0
@@ -302,8 +310,8 @@ class ModelMetrics:
         else:
             self._history[outcomes % (self._window + 1)] = sums
         self._latencies.add(latency)
-        ewma = self._ewma
-        self._ewma = latency if ewma is None else ewma + _EWMA_WEIGHT * (latency - ewma)
+        ewma = self.ewma_latency
+        self.ewma_latency = latency if ewma is None else ewma + _EWMA_WEIGHT * (latency - ewma)
         self._money.picos += picos
 
     def record_failure(self, kind: str, cost: float, input_tokens: int, output_tokens: int) -> None:
@@ -330,9 +338,9 @@ class ModelMetrics:
         """
         self._add_unanswered((1, 0, floor(cost * _PICO + 0.5), input_tokens, output_tokens))
         self._latencies.add_bound(elapsed)
-        ewma = self._ewma
+        ewma = self.ewma_latency
         if ewma is not None and elapsed > ewma:
-            self._ewma = ewma + _EWMA_WEIGHT * (elapsed - ewma)
+            self.ewma_latency = ewma + _EWMA_WEIGHT * (elapsed - ewma)
 
     def record_cancelled(self, cost: float, input_tokens: int, output_tokens: int) -> None:
         """Record a call whose caller had gone: it says nothing of the model, only *cost* counts."""
@@ -342,6 +350,7 @@ class ModelMetrics:
         """Record the seconds from a stream's start to its first content."""
         if self._first_tokens is None:
             self._first_tokens = _Samples(self._window)
+            self.has_streamed = True
         self._first_tokens.add(ttft)
 
     def record_no_first_token(self, elapsed: float) -> None:
@@ -352,6 +361,7 @@ class ModelMetrics:
         """
         if self._first_tokens is None:
             self._first_tokens = _Samples(self._window)
+            self.has_streamed = True
         self._first_tokens.add_bound(elapsed)
 
     def record_output_rate(self, seconds_per_token: float) -> None:
@@ -409,14 +419,16 @@ class ModelMetrics:
         return (now[_ANSWERS] - start[_ANSWERS] + 5) / (now[_OUTCOMES] - start[_OUTCOMES] + 5)
 
     def recent(self) -> tuple[int, int, int]:
-        """Return outcomes, answers and the answers' output tokens in the window, in one reading."""
-        now, start = self._span()
-        return now[0] - start[0], now[1] - start[1], now[5] - start[5]
+        """Return outcomes, answers and the answers' output tokens in the window, in one reading.
 
-    @property
-    def ewma_latency(self) -> float | None:
-        """Moving average of latency in seconds, the newest weighing 0.1; None before an answer."""
-        return self._ewma
+        For the loop's thread: nobody else records between its two reads.
+        """
+        now, window = self._sums, self._window
+        outcomes = now[_OUTCOMES]
+        if outcomes <= window:
+            return outcomes, now[_ANSWERS], now[_OUTPUTS]
+        start = self._history[(outcomes + 1) % (window + 1)]
+        return window, now[_ANSWERS] - start[_ANSWERS], now[_OUTPUTS] - start[_OUTPUTS]
 
     def latency_percentile(self, q: float, min_samples: int = 1) -> float | None:
         """Return the seconds that a share *q* of the calls stays within, superseded ones included.

@@ -28,10 +28,9 @@ __all__ = ("answered", "failed", "refused", "reported", "reports", "streamed", "
 
 def reports(course: Course, winner: Try | None, now: float) -> tuple[Attempt, ...]:
     """Describe all attempts as they stand when the request commits."""
-    tries = course.tries
-    if len(tries) == 1:
-        return (tries[0].report(_outcome_of(tries[0], winner), now),)
-    return tuple([attempt.report(_outcome_of(attempt, winner), now) for attempt in tries])
+    return tuple(
+        [attempt.report(_outcome_of(attempt, winner), now) for attempt in course.tries]
+    )
 
 
 def _outcome_of(attempt: Try, winner: Try | None) -> Outcome:
@@ -55,22 +54,26 @@ def answered(
     course: Course, winner: Try, decision: RoutingDecision, request_id: str, now: float
 ) -> ExecutionResult:
     """The result of a request that has an answer."""
-    completion, usage = winner.completion, winner.usage
+    completion, usage, cost = winner.completion, winner.usage, winner.cost
     assert completion is not None
-    tries = course.tries
+    if len(course.tries) == 1 and not winner.is_refused:  # most of all
+        attempts = (winner.report("won", now),)
+    else:
+        attempts = reports(course, winner, now)
+        cost = sum([attempt.cost for attempt in course.tries])
     return ExecutionResult(
         True,
         winner.endpoint.config.model_id,
         (now - course.started_at) * 1000,
-        winner.cost if len(tries) == 1 else sum([attempt.cost for attempt in tries]),
-        0 if usage is None else usage.total_tokens,
+        cost,
+        0 if usage is None else usage.input_tokens + usage.output_tokens,
         completion.text,
         None,
         None,
         usage,
         completion.finish_reason,
         completion.tool_calls,
-        reports(course, winner, now),
+        attempts,
         decision,
         False,
         winner.is_simulated,

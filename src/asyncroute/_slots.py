@@ -80,12 +80,13 @@ class Slots:
         used: How many do: own integers, as reading the limiter costs more, its WouldBlock most.
         duration: Seconds a slot is held, smoothed.
         limiter: What slots are taken from; None, before the first one is (see `open`).
+        is_adaptive: Whether `on_success` and `on_overload` do anything.
 
     Raises:
         ConfigurationError: A negative figure.
     """
 
-    __slots__ = ("_adaptive", "configured", "duration", "limit", "limiter", "used")
+    __slots__ = ("_adaptive", "configured", "duration", "is_adaptive", "limit", "limiter", "used")
 
     def __init__(self, configured: int, *, adaptive: bool = False, duration: float = 0.0) -> None:
         if not duration >= 0:
@@ -94,6 +95,7 @@ class Slots:
         self.duration = duration
         self.used = 0
         self._adaptive = AdaptiveLimit(configured) if adaptive else None
+        self.is_adaptive = adaptive
         self.limiter: CapacityLimiter | None = None
 
     def open(self) -> CapacityLimiter:
