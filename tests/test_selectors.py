@@ -32,7 +32,7 @@ from asyncroute import (
 )
 from asyncroute._endpoint import Eligible, Endpoint
 from asyncroute._registry import Registry
-from asyncroute._selectors._scored import Board, SplitSelector
+from asyncroute._selectors._scored import SplitSelector
 from contracts.selector import SelectorContract
 from support import InOrder, Scripted, answers, model, models, together
 
@@ -487,7 +487,7 @@ EVENTS = st.lists(
     max_tokens=st.none() | st.integers(1, 5000),
     text=st.text(min_size=1).filter(str.strip),
 )
-def test_kept_scores_are_those_of_the_public_formula(
+async def test_kept_scores_are_those_of_the_public_formula(
     configs: list[dict[str, Any]],
     events: list[tuple[int, str]],
     which: type[SplitSelector],
@@ -497,14 +497,13 @@ def test_kept_scores_are_those_of_the_public_formula(
     router = registry(*(model(name, **c) for name, c in zip("abc", configs, strict=True)))
     eligible = Eligible(tuple(router), {}, router.journal)
     selector = which()
-    board = Board(eligible, selector)
     request = QueryRequest(query=text, max_tokens=max_tokens)
     for i, event in events:
         change(eligible[i], event)
-        scores = board.scores(request)
-        public = [selector.score(request, endpoint) for endpoint in eligible]
-        assert scores == pytest.approx(public, abs=1e-9)
-        assert all(0 <= score <= 1 for score in (*scores, *public))
+        kept = {e.config.model_id: s for e, s in await selector.select(request, eligible)}
+        public = {e.config.model_id: selector.score(request, e) for e in eligible}
+        assert kept == pytest.approx(public, abs=1e-9)
+        assert all(0 <= score <= 1 for score in (*kept.values(), *public.values()))
 
 
 def change(endpoint: Endpoint, event: str) -> None:
@@ -527,13 +526,12 @@ def test_balance_stays_within_0_and_1_whatever_the_weights(weights: list[float])
     assert 0 <= selector.score(HELLO, best) <= 1
 
 
-def test_scores_kept_through_a_long_silence_are_redone() -> None:
+async def test_selectors_made_for_one_request_leave_nothing_behind() -> None:
     router = registry(*models("ab"))
     eligible = Eligible(tuple(router), {}, router.journal)
-    board = Board(eligible, LeastLoadedSelector())
-    for _ in range(10_000):
-        eligible[0].assign()
-    assert board.scores(HELLO) == [LeastLoadedSelector().score(HELLO, e) for e in eligible]
+    for _ in range(1000):
+        await BalancedSelector().select(HELLO, eligible)
+    assert all(len(endpoint.parts) <= 32 for endpoint in router)
 
 
 # A user's own

@@ -176,6 +176,11 @@ class Try(Interruptible):
         return self.completion is not None
 
     @property
+    def was_shed(self) -> bool:
+        """Whether it never got as far as the provider: no room there, or no money."""
+        return isinstance(self.error, (OverloadedError, BudgetExceededError))
+
+    @property
     def is_simulated(self) -> bool:
         """Whether its provider only simulates."""
         return getattr(self._provider, "is_simulated", False) is True
@@ -470,22 +475,21 @@ class Try(Interruptible):
         permit, self._permit = self._permit, None
         if permit is None:
             return
-        if self.sent_at is None:
-            self.endpoint.health.forget(permit)
-        else:
-            self._tell_health(permit, now)
-
-    def _tell_health(self, permit: Permit, now: float) -> None:
         endpoint = self.endpoint
-        health, lane = endpoint.health, endpoint.lane
-        if self.completion is not None:
-            health.succeeded(permit, now)
-            if lane.capacity.is_adaptive:
-                lane.on_success()
+        if self.sent_at is None:
+            endpoint.health.forget(permit)
+        elif self.completion is None:
+            self._tell_of_failure(permit, now)
+        else:
+            endpoint.health.succeeded(permit, now)
+            if endpoint.lane.capacity.is_adaptive:
+                endpoint.lane.on_success()
             if endpoint.journal.troubled:
                 endpoint.heed(now)
-            return
-        error = self.error
+
+    def _tell_of_failure(self, permit: Permit, now: float) -> None:
+        endpoint, error = self.endpoint, self.error
+        health, lane = endpoint.health, endpoint.lane
         if not isinstance(error, ProviderError) or self._says_nothing():
             health.forget(permit)
         else:

@@ -7,12 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast, final
 
 from asyncroute._attempt import Try
 from asyncroute._endpoint import Endpoint, View, scaled_latency
-from asyncroute._errors import (
-    BudgetExceededError,
-    ConfigurationError,
-    OverloadedError,
-    ProviderError,
-)
+from asyncroute._errors import ConfigurationError, ProviderError
 from asyncroute._inputs import ModelConfig, QueryRequest
 from asyncroute._protocols import Call, Ranking
 from asyncroute._results import CandidateView
@@ -152,15 +147,11 @@ class Course:
     """
 
     __slots__ = (
-        "_chained",
         "_choice",
         "_make_try",
         "_max_models",
-        "_models",
         "_planned",
         "_provider",
-        "_rest",
-        "_retries",
         "deadline",
         "is_closed",
         "listener",
@@ -193,22 +184,29 @@ class Course:
         self.is_closed = False
         self.listener: Listener | None = None
         self._choice = choice
-        self._rest: list[Endpoint] | None = None
         self._provider = provider
         self._make_try = make_try
-        self._max_models = min(max(runtime.fallback.max_models, at_once), len(choice))
-        self._models = 0
-        self._retries: dict[str, int] = {}
+        most = runtime.fallback.max_models
+        self._max_models = most if most > at_once else at_once
         self._planned: tuple[float, Endpoint] | None = None
-        self._chained = False
 
     @property
     def _untried(self) -> list[Endpoint]:
-        """The candidates not tried yet, best first."""
-        if self._rest is None:
-            tried = [attempt.endpoint for attempt in self.tries]
-            self._rest = [e for e in self._choice.order if e not in tried]
-        return self._rest
+        """The candidates not tried yet, best first: of the first one's chain, if it has one."""
+        tried = [attempt.endpoint for attempt in self.tries]
+        candidates = self._choice.order
+        if tried:
+            chain = self.runtime.fallback.chain_after(tried[0].config.model_id)
+            if chain is not None:
+                by_id = {endpoint.config.model_id: endpoint for endpoint in candidates}
+                candidates = [by_id[model_id] for model_id in chain if model_id in by_id]
+        return [endpoint for endpoint in candidates if endpoint not in tried]
+
+    @property
+    def _has_tried_enough(self) -> bool:
+        """Whether no further model may be tried. Those that never got to a provider do not count."""
+        tried = [attempt for attempt in self.tries if attempt.role != "retry"]
+        return sum(not attempt.was_shed for attempt in tried) >= self._max_models
 
     # Who is next
 
@@ -218,15 +216,14 @@ class Course:
             return None
         if self._planned is not None:
             return self._planned_try(now)
-        if self._rest is None and not self.tries:
-            permit = self._choice.first.health.try_pass(now)
-            if permit is not None:  # nearly always: the rest need not even be listed
-                return self._try(self._choice.first, permit, "race" if is_raced else "first", now)
-        candidate = self._next_candidate(now)
-        if candidate is None:
-            return None
         role: Role = "race" if is_raced else "fallback" if self.tries else "first"
-        return self._try(*candidate, role, now)
+        if not self.tries:
+            first = self._choice.first
+            permit = first.health.try_pass(now)
+            if permit is not None:  # nearly always: the rest need not even be listed
+                return self._try(first, permit, role, now)
+        candidate = self._next_candidate(now)
+        return None if candidate is None else self._try(*candidate, role, now)
 
     def next_hedge(self, now: float) -> Try | None:
         """Start a hedge, if a model and the budgets allow it: another provider's model first."""
@@ -275,10 +272,8 @@ class Course:
         self, now: float, avoid: Collection[str] = ()
     ) -> tuple[Endpoint, Permit] | None:
         """Return the best model that may follow and may be called now, with its permit."""
-        if self._models >= self._max_models:
+        if self._has_tried_enough:
             return None
-        if self.tries:
-            self._follow_chain()
         candidates = [e for e in self._untried if e.config.is_available]
         if avoid:
             candidates = sorted(candidates, key=lambda e: e.config.provider in avoid)
@@ -291,15 +286,6 @@ class Course:
             # Panic: nothing is left to lose, and nothing can be probed.
             return candidates[0], candidates[0].health.pass_anyway()
         return None
-
-    def _follow_chain(self) -> None:
-        if self._chained:
-            return
-        self._chained = True
-        chain = self.runtime.fallback.chain_after(self.tries[0].endpoint.config.model_id)
-        if chain is not None:
-            by_id = {endpoint.config.model_id: endpoint for endpoint in self._untried}
-            self._rest = [by_id[model_id] for model_id in chain if model_id in by_id]
 
     def _may_follow(self, endpoint: Endpoint) -> bool:
         if self._provider is None and endpoint.provider is None:
@@ -324,13 +310,14 @@ class Course:
 
     def _plan_retry(self, now: float) -> tuple[float, Endpoint] | None:
         """Plan to ask a model again that has failed, when no other is left."""
-        if self._models >= self._max_models and any(map(self._may_follow, self._untried)):
+        if self._has_tried_enough and any(map(self._may_follow, self._untried)):
             return None
-        if sum(self._retries.values()) >= self._most_retries():
+        retries = [attempt.endpoint for attempt in self.tries if attempt.role == "retry"]
+        if len(retries) >= self._most_retries():
             return None
         for attempt in self._to_be_retried():
             endpoint, error = attempt.endpoint, self._last_error(attempt.endpoint)
-            done = self._retries.get(endpoint.config.model_id, 0)
+            done = retries.count(endpoint)
             if error is None or done >= self.runtime.fallback.retries_after(error):
                 continue
             if not endpoint.config.is_available or not self._is_affordable(endpoint):
@@ -374,8 +361,6 @@ class Course:
         permit = endpoint.health.try_pass(now) if endpoint.config.is_available else None
         if permit is None:
             return None
-        model_id = endpoint.config.model_id
-        self._retries[model_id] = self._retries.get(model_id, 0) + 1
         return self._try(endpoint, permit, "retry", now)
 
     def _try(self, endpoint: Endpoint, permit: Permit, role: Role, now: float) -> Try:
@@ -386,10 +371,6 @@ class Course:
                 f"model {endpoint.config.model_id!r} needs provider {endpoint.config.provider!r},"
                 " which was not given"
             )
-        if role != "retry":
-            self._models += 1
-            if self._rest is not None:
-                self._rest.remove(endpoint)
         call = Call(endpoint.config, self.request, self.deadline)
         attempt = self._make_try(self, endpoint, provider, permit, call, role, now)
         self.tries.append(attempt)
@@ -404,19 +385,21 @@ class Course:
         latency, but never so much that the next candidate has less than its own expected latency
         (half of what is left where even that does not fit). Else all that is left.
         """
-        timeout = self.runtime.attempt_timeout
+        timeout, deadline = self.runtime.attempt_timeout, self.deadline
         if timeout is not None:
-            return min(now + timeout, self.deadline)
-        left = self.deadline - now
-        if left == inf or self._models >= self._max_models or self._rest == []:
-            return self.deadline
+            return min(now + timeout, deadline)
+        left = deadline - now
+        is_first = len(self.tries) == 1
+        if left == inf or (is_first and (self._max_models == 1 or len(self._choice) == 1)):
+            return deadline
         half = left / 2
-        if endpoint.journal.slowest * 3.0 <= half:
+        if is_first and endpoint.journal.slowest * 3.0 <= half:
             return now + half  # no model is so slow that it would make a difference
-        if not self._untried:
-            return self.deadline
+        untried = self._untried
+        if self._has_tried_enough or not untried:
+            return deadline
         limit = max(half, 3.0 * endpoint.expected_latency)
-        for_the_next = self._untried[0].expected_latency
+        for_the_next = untried[0].expected_latency
         if limit > left - for_the_next:
             limit = left - for_the_next if for_the_next < left else half
         return now + limit
@@ -463,8 +446,5 @@ class Course:
         """An attempt has been settled."""
         if attempt.role == "hedge":
             self.runtime.hedges.settle(attempt.cost, expected_cost=attempt.expected_cost)
-        error = attempt.error
-        if error is not None and isinstance(error, (OverloadedError, BudgetExceededError)):
-            self._models -= 1  # it never got as far as the provider
         if self.listener is not None:
             self.listener.on_ended(attempt)

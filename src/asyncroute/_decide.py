@@ -100,6 +100,9 @@ class Decider:
         captured = ranking.captured
         if captured is None:
             captured = [(endpoint.view,) for endpoint in ranked]
+        reasons = eligible.rejected
+        if candidates is not eligible:
+            reasons = {**reasons, **_by_id(away), **_by_id(rejected)}
         tokens_out = first.expected_output(request)
         decision = RoutingDecision(
             asked,
@@ -109,9 +112,7 @@ class Decider:
             first.cost_of(tokens_in, tokens_out),
             first.latency_of(tokens_out) * 1000,
             ranking.scores[place],
-            eligible.rejected
-            if candidates is eligible
-            else {**eligible.rejected, **_by_id(away), **_by_id(rejected)},
+            reasons,
             relaxed,
             cached,
         )
@@ -129,7 +130,9 @@ class Decider:
             self.cache.clear()
             self._steps = sorted({endpoint.config.max_tokens for endpoint in registry})
         needed = tokens_in + (request.max_tokens or 1)
-        needs = _features_needed(request)
+        needs = _NOTHING
+        if request.messages is not None or request.params:
+            needs = _features_needed(request)
         kind: Hashable = (
             request.capability,
             request.models,
@@ -235,8 +238,6 @@ class Decider:
 
 def _features_needed(request: QueryRequest) -> frozenset[str]:
     """Name the features a model must support for this request: tools, json_schema, images."""
-    if not request.params and request.messages is None:
-        return _NOTHING
     needs: set[str] = set()
     if request.params.get("tools"):
         needs.add("tools")
@@ -272,13 +273,16 @@ def _over_limits(
     The extremes are looked at first: if the dearest and slowest would do, all do.
     """
     journal = eligible.journal
-    longest = journal.longest_output
-    if request.max_tokens is not None and request.max_tokens < longest:
-        longest = request.max_tokens
-    most = tokens_in * eligible.dearest_input + longest * eligible.dearest_output
     max_cost, max_latency_ms = request.max_cost, request.max_latency_ms
+    longest = journal.longest_output
+    asked = request.max_tokens
+    if asked is not None and asked < longest:
+        longest = asked
     if (
-        (max_cost is None or most <= max_cost)
+        (
+            max_cost is None
+            or tokens_in * eligible.dearest_input + longest * eligible.dearest_output <= max_cost
+        )
         and (max_latency_ms is None or journal.slowest * 1000 <= max_latency_ms)
         and tokens_in + longest <= eligible.tightest_limit
     ):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from math import inf
-from typing import TYPE_CHECKING, Protocol, TypeAlias, final, overload
+from typing import TYPE_CHECKING, Any, TypeAlias, final, overload
 
 from asyncroute._estimate import DEFAULT_OUTPUT_TOKENS, input_tokens
 from asyncroute._inputs import ModelConfig, QueryRequest
@@ -27,45 +27,23 @@ _ENOUGH_SAMPLES = 20
 _LEARNING_AT_ONCE = 3
 """Requests in flight at a model of which too little is known: to learn from, not a stampede."""
 
-_JOURNAL_LENGTH = 4096
-
 
 @final
 class Journal:
-    """Which endpoints changed, in order: what is kept about them elsewhere is redone lazily.
+    """What is known of all endpoints of a router together.
 
     Attributes:
-        end: The number of changes so far; a reader keeps the end it has read up to.
         longest_output: No endpoint's usual output was ever longer, in tokens.
         slowest: No endpoint's expected latency was ever longer, in seconds.
         troubled: Endpoints that may not be called freely just now.
     """
 
-    __slots__ = ("_changes", "_start", "end", "longest_output", "slowest", "troubled")
+    __slots__ = ("longest_output", "slowest", "troubled")
 
     def __init__(self) -> None:
-        self._changes: list[Endpoint] = []
-        self._start = 0
-        self.end = 0
         self.longest_output = 0.0
         self.slowest = 0.0
         self.troubled: set[Endpoint] = set()
-
-    def note(self, endpoint: Endpoint) -> None:
-        """Say that something that scores depend on has changed."""
-        self._changes.append(endpoint)
-        self.end += 1
-        if len(self._changes) > _JOURNAL_LENGTH:
-            half = _JOURNAL_LENGTH // 2
-            del self._changes[:half]
-            self._start += half
-
-    def since(self, read: int) -> Sequence[Endpoint] | None:
-        """Return what changed since `read`, each once; None if that is too long ago to tell."""
-        if read < self._start:
-            return None
-        recent = self._changes[read - self._start :]
-        return recent if len(recent) < 2 else tuple(dict.fromkeys(recent))
 
 
 View: TypeAlias = tuple[ModelConfig, float, float]
@@ -96,6 +74,7 @@ class Endpoint:
         expected_latency: Seconds a usual answer is expected to take.
         expected_first_token: Seconds to the first token of a stream.
         success_rate: Share of recent calls that succeeded, smoothed.
+        parts: What each selector keeps of its score, until something changes here.
         peers: The endpoints of its quota group, itself included.
         is_removed: Whether it is no model of the router any more; calls may still be in flight.
         provider: What calls it; None where the router has none by that name.
@@ -116,6 +95,7 @@ class Endpoint:
         "lane",
         "metrics",
         "output_price",
+        "parts",
         "peers",
         "provider",
         "slots",
@@ -139,6 +119,7 @@ class Endpoint:
         self.journal = journal
         self.assigned = 0
         self.is_removed = False
+        self.parts: dict[object, Any] = {}
         self.peers: tuple[Endpoint, ...] = (self,)
         self.provider: Provider | None = None
         self.configure(config)
@@ -198,12 +179,12 @@ class Endpoint:
     def assign(self) -> None:
         """Count a request that chose this model."""
         self.assigned += 1
-        self.journal.note(self)
+        self.parts.clear()
 
     def unassign(self) -> None:
         """Count it off: it is over, or goes elsewhere."""
         self.assigned -= 1
-        self.journal.note(self)
+        self.parts.clear()
 
     def settled(self) -> None:
         """Count a request off that has been recorded, and take up what the metrics say now."""
@@ -237,7 +218,7 @@ class Endpoint:
             journal.longest_output = usual
         if latency > journal.slowest:
             journal.slowest = latency
-        journal.note(self)
+        self.parts.clear()
 
     def heed(self, now: float) -> None:
         """Take up what health says now. Called whenever it may have changed."""
@@ -265,10 +246,6 @@ class Endpoint:
         return f"<Endpoint {self.config.model_id}: {self.assigned} assigned, {self.health!r}>"
 
 
-class Kept(Protocol):
-    """What somebody keeps about an eligible set, for as long as the set lives."""
-
-
 @final
 class Eligible(Sequence[Endpoint]):
     """The endpoints that may serve a kind of request, and why the others may not.
@@ -282,8 +259,7 @@ class Eligible(Sequence[Endpoint]):
         dearest_input: The highest price among them of a token of input, in dollars.
         dearest_output: The same of a token of output.
         tightest_limit: The lowest tokens per minute among them.
-        kept: What selectors keep about this set, by selector.
-        journal: Which endpoints changed.
+        journal: What is known of all endpoints together.
     """
 
     __slots__ = (
@@ -291,7 +267,6 @@ class Eligible(Sequence[Endpoint]):
         "dearest_output",
         "endpoints",
         "journal",
-        "kept",
         "rejected",
         "tightest_limit",
     )
@@ -302,7 +277,6 @@ class Eligible(Sequence[Endpoint]):
         self.endpoints = tuple(endpoints)
         self.rejected = rejected
         self.journal = journal
-        self.kept: dict[object, Kept] = {}
         self.dearest_input = max((e.input_price for e in endpoints), default=0.0)
         self.dearest_output = max((e.output_price for e in endpoints), default=0.0)
         limits = (e.config.tokens_per_minute for e in endpoints)

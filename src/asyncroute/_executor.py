@@ -20,7 +20,7 @@ from asyncroute._errors import (
     NoEligibleModelError,
     RouterStateError,
 )
-from asyncroute._judge import Everything, FirstAnswer
+from asyncroute._judge import Everything
 from asyncroute._modes import Manner, staggered
 from asyncroute._outcome import answered, failed, refused, reported, reports, streamed
 from asyncroute._stagger import Stagger
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from asyncroute._cache import CacheManager
     from asyncroute._course import Choice
     from asyncroute._decide import Decider
-    from asyncroute._endpoint import Endpoint
     from asyncroute._inputs import QueryRequest
     from asyncroute._protocols import ModelSelector, Plan, Provider
     from asyncroute._results import ExecutionResult, RoutingDecision
@@ -154,7 +153,15 @@ class Executor:
             course.deadline = flight.deadline - _SHARED_GRACE
             flight.on_later = lambda deadline: course.extend(deadline - _SHARED_GRACE)
         try:
-            winner = await self._winner(course, manner, plan, choice.first)
+            attempt = winner = None
+            if manner.is_one_by_one(plan):
+                attempt = course.next_try(started_at)
+                if attempt is not None and attempt.runs_inline:
+                    await attempt.run()  # nothing runs beside it that would have to be watched
+                    if attempt.completion is not None:
+                        winner = attempt
+            if winner is None:
+                winner = await staggered(course, manner, plan, choice.first).run(attempt)
             if winner is not None:
                 result = answered(course, winner, decision, self.new_id(), self.runtime.now())
             elif course.is_closed:
@@ -167,25 +174,6 @@ class Executor:
         finally:
             self._leave(course)
         return self._told(request, result)
-
-    async def _winner(
-        self,
-        course: Course,
-        manner: Manner,
-        plan: Plan | None,
-        first: Endpoint,
-        *,
-        streams: bool = False,
-    ) -> Try | None:
-        """Start attempts until one has won, or what was not accepted comes closest."""
-        if not manner.is_one_by_one(plan):
-            return await staggered(course, manner, plan, first, streams=streams).run()
-        attempt = course.next_try(course.started_at)
-        if attempt is not None and attempt.runs_inline:
-            await attempt.run()  # nothing runs beside it that would have to be watched
-            if attempt.has_answer:
-                return attempt
-        return await Stagger(course, FirstAnswer()).run(attempt)
 
     async def carry_all(
         self, request: QueryRequest, strategy: str, selector: ModelSelector, width: int
@@ -281,7 +269,7 @@ class Executor:
         course = self._course(choice, manner, None, started_at, make_try=make_try)
         winner = None
         try:
-            winner = await self._winner(course, manner, None, choice.first, streams=True)
+            winner = await staggered(course, manner, None, choice.first, streams=True).run()
             if winner is None and course.is_closed:
                 raise RouterStateError("the router was closed while the stream was opened")
             if isinstance(winner, StreamTry):

@@ -7,10 +7,8 @@ from typing import TYPE_CHECKING
 from asyncroute._errors import (
     AllAttemptsFailedError,
     AsyncRouteError,
-    BudgetExceededError,
     DeadlineExceededError,
     NoEligibleModelError,
-    OverloadedError,
     ProviderError,
     StreamInterruptedError,
 )
@@ -43,7 +41,7 @@ def _outcome_of(attempt: Try, winner: Try | None) -> Outcome:
     if attempt.completion is not None:
         return "superseded"
     error = attempt.error
-    if isinstance(error, (OverloadedError, BudgetExceededError)):
+    if attempt.was_shed:
         return "shed"
     if error is not None and error.kind == "attempt_timeout":
         return "timed_out"

@@ -28,7 +28,7 @@ class Registry:
         rng: For the jitter of ejections.
 
     Attributes:
-        journal: Which endpoints changed.
+        journal: What is known of all endpoints together.
         version: Grows with every change of configuration.
         providers: Who calls the models of a provider, by name.
     """

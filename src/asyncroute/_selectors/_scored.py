@@ -6,16 +6,21 @@ import random
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from math import inf
-from typing import final
+from typing import TypeAlias, final
 
 from asyncroute._endpoint import Eligible, Endpoint, View
 from asyncroute._estimate import input_tokens
 from asyncroute._inputs import QueryRequest
 from asyncroute._protocols import Candidate, Ranking
 
-__all__ = ("Board", "ScoredSelector", "SplitSelector", "cost_score", "ranked")
+__all__ = ("ScoredSelector", "SplitSelector", "cost_score", "ranked")
 
-_MOST_BOARDS = 32
+Part: TypeAlias = tuple[float, float, float, float, View]
+"""What a score needs of an endpoint: the state's score; over the cost scale and success rate the
+price of a token in, the usual number of tokens out and the price of a token out; and its `View`."""
+
+_MOST_PARTS = 32
+"""Selectors for which an endpoint keeps its part of a score."""
 
 COST_SCALE = 0.01
 """Dollars a request that score 0.5 for cost."""
@@ -82,8 +87,8 @@ class ScoredSelector(ABC):
 class SplitSelector(ScoredSelector):
     """A selector whose score is a part of the model's state plus a weighted score of the cost.
 
-    Both are on absolute scales, so that the part of the state can be kept from request to request
-    and is redone only for the models that changed: see `Board`.
+    Both are on absolute scales, so that the part of the state can be kept from request to request:
+    each endpoint keeps it in its `parts`, until something about the endpoint changes.
     """
 
     never_suspends = True
@@ -112,70 +117,33 @@ class SplitSelector(ScoredSelector):
         """Rank by score; equals by load, then by lot."""
         if not isinstance(candidates, Eligible) or len(candidates.endpoints) == 1:
             return await super().select(request, candidates)
-        board = candidates.kept.get(self)
-        if not isinstance(board, Board):
-            if len(candidates.kept) >= _MOST_BOARDS:  # a new selector object for every request
-                candidates.kept.clear()
-            board = candidates.kept[self] = Board(candidates, self)
-        scores = board.scores(request)
+        parts = [e.parts.get(self) or self._part(e) for e in candidates.endpoints]
+        weight = self.cost_weight
+        if weight:
+            n = input_tokens(request)
+            m = request.max_tokens or inf
+            scores = [
+                state + weight / (1.0 + n * price_in + (usual if usual < m else m) * price_out)
+                for state, price_in, usual, price_out, _ in parts
+            ]
+        else:
+            scores = [part[0] for part in parts]
         if scores.count(max(scores)) > 1:
             return ranked(candidates, scores, self._rng)
         ranking = Ranking(candidates, scores)
-        ranking.captured = board.parts
+        ranking.captured = parts
         return ranking
 
-
-@final
-class Board:
-    """The scores of one eligible set under one selector, as far as requests do not matter.
-
-    Attributes:
-        parts: For each endpoint the state's score; over the cost scale and success rate the price
-            of a token in, the usual number of tokens out, and the price of a token out; and its
-            `View`. A new list when something has changed, so that decisions may keep the old one.
-    """
-
-    __slots__ = ("_eligible", "_places", "_read", "_selector", "parts")
-
-    def __init__(self, eligible: Eligible, selector: SplitSelector) -> None:
-        self._eligible = eligible
-        self._selector = selector
-        self._places = {endpoint: i for i, endpoint in enumerate(eligible)}
-        self._read = eligible.journal.end
-        self.parts = [self._part(endpoint) for endpoint in eligible]
-
-    def scores(self, request: QueryRequest) -> list[float]:
-        """Return the score of each endpoint for this request, in their order."""
-        journal = self._eligible.journal
-        if journal.end != self._read:
-            self._refresh()
-        weight = self._selector.cost_weight
-        if not weight:
-            return [part[0] for part in self.parts]
-        n = input_tokens(request)
-        m = request.max_tokens or inf
-        return [
-            state + weight / (1.0 + n * price_in + (usual if usual < m else m) * price_out)
-            for state, price_in, usual, price_out, _ in self.parts
-        ]
-
-    def _refresh(self) -> None:
-        journal = self._eligible.journal
-        changed = journal.since(self._read)
-        self._read = journal.end
-        parts = self.parts.copy()
-        for endpoint in self._eligible if changed is None else changed:
-            place = self._places.get(endpoint)
-            if place is not None:
-                parts[place] = self._part(endpoint)
-        self.parts = parts
-
-    def _part(self, endpoint: Endpoint) -> tuple[float, float, float, float, View]:
+    def _part(self, endpoint: Endpoint) -> Part:
         scale = 1.0 / (COST_SCALE * endpoint.success_rate)
-        return (
-            self._selector.state_score(endpoint),
+        parts = endpoint.parts
+        if len(parts) >= _MOST_PARTS:  # a new selector object for every request
+            parts.clear()
+        parts[self] = part = (
+            self.state_score(endpoint),
             endpoint.input_price * scale,
             endpoint.usual_output,
             endpoint.output_price * scale,
             endpoint.view,
         )
+        return part
