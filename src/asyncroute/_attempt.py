@@ -141,15 +141,14 @@ class Try(Interruptible):
         now: float,
     ) -> None:
         # As `super().__init__()`, whose call would cost as much as all that it sets.
-        self._task: asyncio.Task[object] | None = None
-        self._interrupted = False
+        self._task = self.task = None
+        self._interrupted = self.is_settled = self.is_refused = False
         self._request = request
         self._provider = provider
         self._permit: Permit | None = permit
         self._grant: Grant | None = None
         self._reservation: Reservation | None = None
         self._bucket: set[Expiring] | None = None
-        self._last_instant = inf
         self.endpoint = endpoint
         self.call = call
         self.role: Role = role
@@ -160,15 +159,14 @@ class Try(Interruptible):
         self.error: AsyncRouteError | None = None
         self.fatal: BaseException | None = None
         self.stopped_by: Stop | None = None
-        self.is_settled = False
-        self.is_refused = False
+        self.usage: Usage | None = None
+        self.cost = 0.0
         tokens_in, tokens_out = request.tokens_in, endpoint.expected_output(call.request)
         self._tokens = tokens_in + int(tokens_out)
         self.expected_cost = endpoint.cost_of(tokens_in, tokens_out)
-        self.cost = 0.0
-        self.usage: Usage | None = None
-        self.task: asyncio.Task[None] | None = None
         endpoint.assign()
+
+    task: asyncio.Task[None] | None
 
     @property
     def has_answer(self) -> bool:
@@ -312,11 +310,11 @@ class Try(Interruptible):
         self.completion = completion
 
     def _arm(self) -> None:
-        request, call = self._request, self.call
+        request = self._request
         assert self.sent_at is not None
         self._last_instant = request.deadline
-        call.deadline = request.limit_for(self.endpoint, self.sent_at)
-        self._bucket = request.runtime.deadlines.arm(self, call.deadline)
+        self.call.deadline = at = request.limit_for(self.endpoint, self.sent_at)
+        self._bucket = request.runtime.deadlines.arm(self, at)
 
     def _disarm(self) -> None:
         if self._bucket is not None:
@@ -421,26 +419,28 @@ class Try(Interruptible):
     def _bill(self) -> None:
         """Find out what it used and cost: as reported, else an estimate where it was billed."""
         call, completion = self.call, self.completion
-        usage = call.usage
+        usage, cost = call.usage, call.cost
         if completion is not None and completion.usage is not None:
             usage = completion.usage
         try:
-            self._book(usage, call.cost)
+            if usage is None:
+                usage = self._estimated_usage()
+            elif usage.input_tokens < 0 or usage.output_tokens < 0:
+                raise ValueError("tokens must not be negative")
+            if cost is None:
+                cost = 0.0 if usage is None else self.endpoint.bill(usage)
+            if not 0.0 <= cost < inf:
+                raise ValueError("a bill must be finite and not negative")
         except (AttributeError, TypeError, ValueError):  # what was reported are no figures
             call.cost = None
-            self._book(None, None)
-
-    def _book(self, usage: Usage | None, cost: float | None) -> None:
-        if usage is None:
-            if self.completion is not None or self._is_billed_unanswered():
-                usage = Usage(self._request.tokens_in, self._tokens_received(), estimated=True)
-        elif usage.input_tokens < 0 or usage.output_tokens < 0:
-            raise ValueError("tokens must not be negative")
-        if cost is None:
+            usage = self._estimated_usage()
             cost = 0.0 if usage is None else self.endpoint.bill(usage)
-        if not 0.0 <= cost < inf:
-            raise ValueError("a bill must be finite and not negative")
-        self.cost, self.usage = cost + 0.0, usage
+        self.cost, self.usage = cost, usage
+
+    def _estimated_usage(self) -> Usage | None:
+        if self.completion is None and not self._is_billed_unanswered():
+            return None
+        return Usage(self._request.tokens_in, self._tokens_received(), estimated=True)
 
     def _tokens_received(self) -> int:
         """Estimate the tokens of what came, whole or not."""
@@ -454,7 +454,11 @@ class Try(Interruptible):
 
     def _tell_metrics(self, elapsed: float) -> None:
         metrics, usage, cost = self.endpoint.metrics, self.usage, self.cost
-        tokens_in, tokens_out = (usage.input_tokens, usage.output_tokens) if usage else (0, 0)
+        tokens_in = tokens_out = 0
+        if usage is not None:
+            tokens_in, tokens_out = usage.input_tokens, usage.output_tokens
+            if usage.estimated and self.call.cost is None:
+                metrics.add_estimated_cost(cost)
         if self.completion is not None:
             metrics.record_success(elapsed, cost, tokens_in, tokens_out)
         elif self.stopped_by == "superseded":
@@ -463,8 +467,6 @@ class Try(Interruptible):
             metrics.record_cancelled(cost, tokens_in, tokens_out)
         else:
             metrics.record_failure(self.error.kind, cost, tokens_in, tokens_out)
-        if usage is not None and usage.estimated and self.call.cost is None:
-            metrics.add_estimated_cost(cost)
 
     def give_permit_back(self, now: float) -> None:
         """Tell health what came of it, once.

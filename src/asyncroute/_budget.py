@@ -489,20 +489,20 @@ class Budgets:
                 infinite, not a number) leaves the reservation spent.
             now: The loop's time.
         """
-        link: Reservation | None = reservation
         change = int(actual * 1e12 + 0.5) - reservation.amount if 0 <= actual < inf else 0
+        link: Reservation | None = reservation
         while link is not None and (account := link.account) is not None:
             link.account = None
             account.open -= 1
-            if change < 0:
-                part = link.part
-                booked = part.booked
-                # Nothing comes back from a part that has left the window: it has come already.
-                refund = -change if -change < booked else booked
-                part.booked = booked - refund
-                account.left += refund
-            elif change:
+            if change > 0:
                 account.book(change, now)
+            else:
+                part = link.part
+                booked = part.booked + change
+                # Nothing comes back from a part that has left the window: it has come already.
+                refund = -change if booked >= 0 else part.booked
+                part.booked -= refund
+                account.left += refund
             link = link.also
 
     def snapshot(self, now: float) -> tuple[MoneySnapshot, ...]:

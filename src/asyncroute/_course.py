@@ -38,9 +38,12 @@ class Choice:
         order: The candidates, best first, where something other than their scores decides; those
             set aside for a while come last.
         tokens_in: Estimated tokens of input.
+
+    Attributes:
+        count: How many candidates there are.
     """
 
-    __slots__ = ("_captured", "_order", "first", "ranking", "request", "tokens_in")
+    __slots__ = ("_captured", "_order", "count", "first", "ranking", "request", "tokens_in")
 
     def __init__(
         self,
@@ -55,6 +58,7 @@ class Choice:
         self.ranking = ranking
         self.first = first
         self.tokens_in = tokens_in
+        self.count = len(captured if order is None else order)
         self._captured = captured
         self._order = order
 
@@ -70,9 +74,7 @@ class Choice:
     def keep(self, width: int) -> None:
         """Drop all but so many of the best."""
         del self.order[width:]
-
-    def __len__(self) -> int:
-        return len(self.ranking.scores) if self._order is None else len(self._order)
+        self.count = min(self.count, width)
 
     # Explaining: `Trace`
 
@@ -148,6 +150,7 @@ class Course:
 
     __slots__ = (
         "_choice",
+        "_is_alone",
         "_make_try",
         "_max_models",
         "_planned",
@@ -188,6 +191,7 @@ class Course:
         self._make_try = make_try
         most = runtime.fallback.max_models
         self._max_models = most if most > at_once else at_once
+        self._is_alone = choice.count == 1 or self._max_models == 1
         self._planned: tuple[float, Endpoint] | None = None
 
     @property
@@ -388,21 +392,25 @@ class Course:
         timeout, deadline = self.runtime.attempt_timeout, self.deadline
         if timeout is not None:
             return min(now + timeout, deadline)
+        if deadline == inf or self._is_alone:
+            return deadline
         left = deadline - now
-        is_first = len(self.tries) == 1
-        if left == inf or (is_first and (self._max_models == 1 or len(self._choice) == 1)):
-            return deadline
         half = left / 2
-        if is_first and endpoint.journal.slowest * 3.0 <= half:
-            return now + half  # no model is so slow that it would make a difference
-        untried = self._untried
-        if self._has_tried_enough or not untried:
-            return deadline
+        if len(self.tries) > 1 or endpoint.journal.slowest * 3.0 > half:
+            untried = self._untried
+            if self._has_tried_enough or not untried:
+                return deadline
+            return now + self._share(endpoint, untried[0], left)
+        return now + half  # no model is so slow that it would make a difference
+
+    @staticmethod
+    def _share(endpoint: Endpoint, following: Endpoint, left: float) -> float:
+        half = left / 2
         limit = max(half, 3.0 * endpoint.expected_latency)
-        for_the_next = untried[0].expected_latency
+        for_the_next = following.expected_latency
         if limit > left - for_the_next:
             limit = left - for_the_next if for_the_next < left else half
-        return now + limit
+        return limit
 
     def others_can_serve(self, endpoint: Endpoint, now: float, /) -> bool:
         """Whether a model other than this one is able to serve the request."""

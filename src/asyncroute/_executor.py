@@ -21,7 +21,7 @@ from asyncroute._errors import (
     RouterStateError,
 )
 from asyncroute._judge import Everything
-from asyncroute._modes import Manner, staggered
+from asyncroute._modes import SEQUENTIAL, Manner, staggered
 from asyncroute._outcome import answered, failed, refused, reported, reports, streamed
 from asyncroute._stagger import Stagger
 from asyncroute._stream import OpenStream
@@ -40,6 +40,9 @@ if TYPE_CHECKING:
     from asyncroute._single_flight import Flight
 
 __all__ = ("Counters", "Executor")
+
+_ONE_BY_ONE = (None, "sequential")
+"""The modes in which a second attempt starts when the first has failed."""
 
 _SHARED_GRACE = 0.06
 """Seconds that a waiter gives a shared run to say itself that its deadline has passed."""
@@ -154,7 +157,7 @@ class Executor:
             flight.on_later = lambda deadline: course.extend(deadline - _SHARED_GRACE)
         try:
             attempt = winner = None
-            if manner.is_one_by_one(plan):
+            if plan is None and manner.mode in _ONE_BY_ONE:
                 attempt = course.next_try(started_at)
                 if attempt is not None and attempt.runs_inline:
                     await attempt.run()  # nothing runs beside it that would have to be watched
@@ -329,9 +332,11 @@ class Executor:
         tenant = None
         if self._fair_by is not None:
             tenant = str(request.metadata.get(self._fair_by))
-        at_once = manner.at_once(plan)
-        if manner.most is not None:
-            choice.keep(max(manner.most, at_once))
+        at_once = 1
+        if plan is not None or manner is not SEQUENTIAL:
+            at_once = manner.at_once(plan)
+            if manner.most is not None:
+                choice.keep(max(manner.most, at_once))
         timeout = request.timeout
         deadline = started_at + (self._timeout if timeout is None else timeout)
         course = Course(runtime, choice, started_at, deadline, tenant, provider, at_once, make_try)

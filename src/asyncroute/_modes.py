@@ -66,11 +66,6 @@ class Manner:
         """
         return None if self.mode in ("race", "hedged") else self.width
 
-    def is_one_by_one(self, plan: Plan | None) -> bool:
-        """Whether one attempt follows another, and the first answer is taken."""
-        mode = self.mode
-        return mode == "sequential" or (mode is None and plan is None)
-
     def at_once(self, plan: Plan | None) -> int:
         """How many attempts are started together."""
         if self.mode == "race":
