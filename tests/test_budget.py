@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import inf, nan
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -22,7 +23,19 @@ DAY = 86400.0
 
 
 def reserved(budgets: Budgets, amount: float, now: float = 0.0, **metadata: object) -> Reservation:
-    return budgets.reserve("m", metadata, amount, now)
+    reservation = budgets.reserve("m", metadata, amount, now)
+    assert reservation is not None
+    return reservation
+
+
+def room(
+    budgets: Budgets, model_id: str, metadata: dict[str, Any] | None, amount: float, now: float
+) -> Reservation | None:
+    """What is reserved, or None where there is no room."""
+    try:
+        return budgets.reserve(model_id, metadata, amount, now)
+    except BudgetExceededError:
+        return None
 
 
 def left(budgets: Budgets, now: float = 0.0) -> dict[str | None, float]:
@@ -209,8 +222,8 @@ def test_the_whole_limit_can_be_used_and_no_more() -> None:
     for _ in range(10):
         reserved(budgets, 0.1)
     assert left(budgets) == {None: 0.0}
-    assert budgets.try_reserve("m", None, 1e-12, 0.0) is None
-    assert budgets.try_reserve("m", None, 0.0, 0.0) is not None
+    assert room(budgets, "m", None, 1e-12, 0.0) is None
+    assert room(budgets, "m", None, 0.0, 0.0) is not None
 
 
 def test_a_refusal_says_whose_money_what_is_left_and_when_it_renews() -> None:
@@ -231,8 +244,8 @@ def test_it_fits_at_the_time_of_renewal_and_not_before() -> None:
     reserved(budgets, 0.5, 30.0)
     assert budgets.refusal("m", None, 0.5, 40.0).renews_after == 21.0
     assert budgets.refusal("m", None, 0.6, 40.0).renews_after == 51.0
-    assert budgets.try_reserve("m", None, 0.5, 60.9) is None
-    assert budgets.try_reserve("m", None, 0.5, 61.0) is not None
+    assert room(budgets, "m", None, 0.5, 60.9) is None
+    assert room(budgets, "m", None, 0.5, 61.0) is not None
 
 
 def test_what_is_above_the_whole_limit_never_renews() -> None:
@@ -254,7 +267,7 @@ def test_a_debt_counts_against_what_follows() -> None:
     budgets = Budgets([MoneyBudget(1.0, window=60.0)])
     budgets.settle(reserved(budgets, 0.5), 2.0, 30.0)
     assert left(budgets, 30.0) == {None: -1.0}
-    assert budgets.try_reserve("m", None, 0.1, 70.0) is None
+    assert room(budgets, "m", None, 0.1, 70.0) is None
     assert left(budgets, 91.0) == {None: 1.0}
 
 
@@ -295,7 +308,7 @@ def test_a_clock_that_goes_back_frees_nothing() -> None:
     budgets = Budgets([MoneyBudget(1.0, window=60.0)])
     reserved(budgets, 0.6, 1000.0)
     reserved(budgets, 0.4, 0.0)
-    assert budgets.try_reserve("m", None, 0.1, 500.0) is None
+    assert room(budgets, "m", None, 0.1, 500.0) is None
     assert left(budgets, 1061.0) == {None: 1.0}
 
 
@@ -304,10 +317,10 @@ def test_a_clock_that_goes_back_frees_nothing() -> None:
 
 def test_each_model_and_tenant_has_its_own_account() -> None:
     budgets = Budgets([MoneyBudget(1.0, per="model"), MoneyBudget(1.0, per="tenant")])
-    assert budgets.try_reserve("a", {"tenant": "x"}, 1.0, 0.0)
-    assert budgets.try_reserve("a", {"tenant": "y"}, 1.0, 0.0) is None
-    assert budgets.try_reserve("b", {"tenant": "x"}, 1.0, 0.0) is None
-    assert budgets.try_reserve("b", {"tenant": "y"}, 1.0, 0.0)
+    assert room(budgets, "a", {"tenant": "x"}, 1.0, 0.0)
+    assert room(budgets, "a", {"tenant": "y"}, 1.0, 0.0) is None
+    assert room(budgets, "b", {"tenant": "x"}, 1.0, 0.0) is None
+    assert room(budgets, "b", {"tenant": "y"}, 1.0, 0.0)
 
 
 def test_any_key_of_the_metadata_can_be_a_budget() -> None:
@@ -319,16 +332,15 @@ def test_any_key_of_the_metadata_can_be_a_budget() -> None:
 
 def test_requests_that_name_no_tenant_share_one_account() -> None:
     budgets = Budgets([MoneyBudget(1.0, per="tenant")])
-    assert budgets.try_reserve("m", None, 0.6, 0.0)
-    assert budgets.try_reserve("m", {"tenant": None}, 0.6, 0.0) is None
-    assert budgets.try_reserve("m", {}, 0.4, 0.0)
+    assert room(budgets, "m", None, 0.6, 0.0)
+    assert room(budgets, "m", {"tenant": None}, 0.6, 0.0) is None
+    assert room(budgets, "m", {}, 0.4, 0.0)
 
 
 def test_only_those_named_are_limited() -> None:
     budgets = Budgets([MoneyBudget(0.0, per="tenant", only=["acme"])])
-    free = reserved(budgets, 5.0, tenant="other")
-    budgets.settle(free, 7.0, 0.0)
-    assert budgets.try_reserve("m", None, 5.0, 0.0)
+    assert budgets.reserve("m", {"tenant": "other"}, 5.0, 0.0) is None, "nothing binds it"
+    assert budgets.reserve("m", None, 5.0, 0.0) is None
     with pytest.raises(BudgetExceededError):
         reserved(budgets, 0.1, tenant="acme")
 
@@ -400,7 +412,7 @@ def test_no_window_holds_more_than_the_limit_by_what_was_reserved(
     running: list[tuple[int, Reservation]] = []
     for pause, amount, actual, which in steps:
         now += pause
-        reservation = budgets.try_reserve("m", None, amount, now)
+        reservation = room(budgets, "m", None, amount, now)
         if reservation is not None:
             running.append((len(booked), reservation))
             booked.append((now, amount))
@@ -433,10 +445,10 @@ def test_a_refused_sum_fits_when_its_budget_renews(pauses: list[float], amount: 
     now = 0.0
     for pause in pauses:
         now += pause
-        if budgets.try_reserve("m", None, 0.1, now) is None:
+        if room(budgets, "m", None, 0.1, now) is None:
             break
-    if budgets.try_reserve("m", None, amount, now) is None:
+    if room(budgets, "m", None, amount, now) is None:
         renews_after = budgets.refusal("m", None, amount, now).renews_after
         assert renews_after is not None
-        assert budgets.try_reserve("m", None, amount, now + renews_after - 1e-6) is None
-        assert budgets.try_reserve("m", None, amount, now + renews_after + 1e-6) is not None
+        assert room(budgets, "m", None, amount, now + renews_after - 1e-6) is None
+        assert room(budgets, "m", None, amount, now + renews_after + 1e-6) is not None

@@ -163,7 +163,7 @@ class Try(Interruptible):
         self.cost = 0.0
         tokens_in, tokens_out = request.tokens_in, endpoint.expected_output(call.request)
         self._tokens = tokens_in + int(tokens_out)
-        self.expected_cost = endpoint.cost_of(tokens_in, tokens_out)
+        self.expected_cost = tokens_in * endpoint.input_price + tokens_out * endpoint.output_price
         endpoint.assign()
 
     task: asyncio.Task[None] | None
@@ -205,7 +205,9 @@ class Try(Interruptible):
                     await self._queue_up()
                 self._arm()
                 completion = await self._ask()
-                if completion is not None:
+                if type(completion) is Completion and type(completion.text) is str:
+                    self.completion = completion
+                elif completion is not None:
                     self._take(completion)
             except (Exception, asyncio.CancelledError) as error:
                 failure = error
@@ -410,10 +412,7 @@ class Try(Interruptible):
         if self._reservation is not None and runtime.budgets is not None:
             runtime.budgets.settle(self._reservation, self.cost, now)
         self.give_permit_back(now)
-        if sent_at is None:
-            endpoint.unassign()
-        else:
-            endpoint.settled()
+        endpoint.unassign()
         self._request.has_ended(self)
 
     def _bill(self) -> None:

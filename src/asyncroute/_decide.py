@@ -109,7 +109,7 @@ class Decider:
             strategy,
             first.config,
             fallbacks,
-            first.cost_of(tokens_in, tokens_out),
+            tokens_in * first.input_price + tokens_out * first.output_price,
             first.latency_of(tokens_out) * 1000,
             ranking.scores[place],
             reasons,

@@ -69,6 +69,8 @@ class Endpoint:
         health: Whether it may be called.
         metrics: What its calls came to.
         assigned: Requests that chose it and are not over: just sent, queued or in flight.
+        load: The same over its slots.
+        is_learning: Whether it has as many of them as a model may have that is not known yet.
         slots: Calls it may have in flight as configured, at least 1: what load is measured in.
         usual_output: Tokens an answer usually has.
         expected_latency: Seconds a usual answer is expected to take.
@@ -90,9 +92,11 @@ class Endpoint:
         "expected_latency",
         "health",
         "input_price",
+        "is_learning",
         "is_removed",
         "journal",
         "lane",
+        "load",
         "metrics",
         "output_price",
         "parts",
@@ -137,11 +141,6 @@ class Endpoint:
     # What selectors see
 
     @property
-    def load(self) -> float:
-        """Requests assigned, over the number of slots."""
-        return self.assigned / self.slots
-
-    @property
     def queued(self) -> int:
         """Requests that wait for a slot."""
         return self.lane.queued
@@ -150,11 +149,6 @@ class Endpoint:
     def in_flight(self) -> int:
         """Requests that hold a slot or were just sent here."""
         return max(0, self.assigned - self.lane.queued)
-
-    @property
-    def is_learning(self) -> bool:
-        """Whether it has as many requests in flight as a model may have that is not known yet."""
-        return self.assigned >= _LEARNING_AT_ONCE and self.metrics.samples < _PRIOR_SAMPLES
 
     def expected_output(self, request: QueryRequest) -> float:
         """Tokens the answer is expected to have: the usual, or `max_tokens` where that is less."""
@@ -178,16 +172,13 @@ class Endpoint:
 
     def assign(self) -> None:
         """Count a request that chose this model."""
-        self.assigned += 1
+        self.assigned = assigned = self.assigned + 1
+        self.load = assigned / self.slots
+        self.is_learning = assigned >= _LEARNING_AT_ONCE and self.metrics.recent[1] < _PRIOR_SAMPLES
         self.parts.clear()
 
     def unassign(self) -> None:
-        """Count it off: it is over, or goes elsewhere."""
-        self.assigned -= 1
-        self.parts.clear()
-
-    def settled(self) -> None:
-        """Count a request off that has been recorded, and take up what the metrics say now."""
+        """Count it off: it is over, or goes elsewhere; take up what the metrics say now."""
         self.assigned -= 1
         self.learn()
 
@@ -198,7 +189,9 @@ class Endpoint:
         counts as much as five answers.
         """
         metrics = self.metrics
-        outcomes, answers, tokens_out = metrics.recent()
+        outcomes, answers, tokens_out = metrics.recent
+        self.load = self.assigned / self.slots
+        self.is_learning = self.assigned >= _LEARNING_AT_ONCE and answers < _PRIOR_SAMPLES
         latency, observed = self._usual_latency, metrics.ewma_latency
         if observed is not None:
             latency = (_PRIOR_SAMPLES * latency + answers * observed) / (_PRIOR_SAMPLES + answers)

@@ -327,8 +327,8 @@ class Executor:
         if self._is_closing:
             raise RouterStateError("the router is closing")
         runtime, request = self.runtime, choice.request
-        runtime.retries.deposit()
-        runtime.hedges.deposit()
+        runtime.retries.deposits += 1
+        runtime.hedges.calls.deposits += 1
         tenant = None
         if self._fair_by is not None:
             tenant = str(request.metadata.get(self._fair_by))

@@ -329,10 +329,11 @@ class Quota:
         Returns:
             What `settle` and `give_back` want; None, with nothing taken, if it may not start now.
         """
-        window = self._tokens
-        if window is not None and not window.fits(tokens, now):
-            return None
-        if self._requests is not None and not self._requests.try_take(now):
+        window, requests = self._tokens, self._requests
+        if window is not None and window.level + tokens > window.limit:
+            if not window.fits(tokens, now):  # part of the level may have left by now
+                return None
+        if requests is not None and not requests.try_take(now):
             return None
         return self._unmetered if window is None else window.take(tokens, now)
 

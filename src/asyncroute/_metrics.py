@@ -237,6 +237,8 @@ class ModelMetrics:
         ewma_latency: Moving average of latency in seconds, the newest weighing 0.1; None before an
             answer.
         has_streamed: Whether a time to the first token was ever recorded.
+        recent: Outcomes, answers and the answers' output tokens in the window. For the loop's
+            thread, which asks after every call.
 
     Args:
         model_id: The model's id, for the repr.
@@ -261,6 +263,7 @@ class ModelMetrics:
         "ewma_latency",
         "has_streamed",
         "model_id",
+        "recent",
     )
 
     def __init__(self, model_id: str, window: int = 1000, *, _money: _Money | None = None) -> None:
@@ -275,6 +278,7 @@ class ModelMetrics:
         self._output_rates: _Samples | None = None
         self.ewma_latency: float | None = None
         self.has_streamed = False
+        self.recent = (0, 0, 0)
         self._errors: dict[str, int] = {}
         self._unanswered: _Unanswered = (0, 0, 0, 0, 0)
         self._estimated_picos = 0
@@ -303,12 +307,7 @@ class ModelMetrics:
             inputs + input_tokens,
             outputs + output_tokens,
         )
-        # As `_publish`, whose call would be a tenth of all this costs.
-        self._sums = sums
-        if outcomes <= self._window:
-            self._history.append(sums)
-        else:
-            self._history[outcomes % (self._window + 1)] = sums
+        self._publish(outcomes, sums)
         self._latencies.add(latency)
         ewma = self.ewma_latency
         self.ewma_latency = latency if ewma is None else ewma + _EWMA_WEIGHT * (latency - ewma)
@@ -417,18 +416,6 @@ class ModelMetrics:
         """`(answers + 5) / (outcomes + 5)`: a new model's first failure does not condemn it."""
         now, start = self._span()
         return (now[_ANSWERS] - start[_ANSWERS] + 5) / (now[_OUTCOMES] - start[_OUTCOMES] + 5)
-
-    def recent(self) -> tuple[int, int, int]:
-        """Return outcomes, answers and the answers' output tokens in the window, in one reading.
-
-        For the loop's thread: nobody else records between its two reads.
-        """
-        now, window = self._sums, self._window
-        outcomes = now[_OUTCOMES]
-        if outcomes <= window:
-            return outcomes, now[_ANSWERS], now[_OUTPUTS]
-        start = self._history[(outcomes + 1) % (window + 1)]
-        return window, now[_ANSWERS] - start[_ANSWERS], now[_OUTPUTS] - start[_OUTPUTS]
 
     def latency_percentile(self, q: float, min_samples: int = 1) -> float | None:
         """Return the seconds that a share *q* of the calls stays within, superseded ones included.
@@ -549,10 +536,14 @@ class ModelMetrics:
         # First the sums, then the ring: the slot written is the one that readers of the sums before
         # took for the start of their window, and they see that those were replaced meanwhile.
         self._sums = sums
-        if outcomes <= self._window:
-            self._history.append(sums)
+        window, history = self._window, self._history
+        if outcomes <= window:
+            history.append(sums)
+            self.recent = (outcomes, sums[1], sums[5])
         else:
-            self._history[outcomes % (self._window + 1)] = sums
+            history[outcomes % (window + 1)] = sums
+            start = history[(outcomes + 1) % (window + 1)]
+            self.recent = (window, sums[1] - start[1], sums[5] - start[5])
 
     def _span(self) -> tuple[_Sums, _Sums]:
         """Return the sums now and at the start of the window."""
