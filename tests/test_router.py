@@ -857,6 +857,37 @@ async def test_what_shapes_an_answer_keeps_it_apart(fields: dict[str, Any]) -> N
         assert same.cached
 
 
+async def test_a_text_and_the_request_made_of_it_share_an_answer() -> None:
+    chat = [{"role": "user", "content": "hello"}]
+    async with router_of(Scripted(), "ab", cache=True) as router:
+        await router.execute("hello", models=["a"], max_cost=1.0)
+        request = QueryRequest(query="hello", models="a", max_cost=1.0)  # pyright: ignore[reportArgumentType]
+        assert (await router.execute(request)).cached
+        assert (await router.execute("hello", models="a", max_cost=1.0)).cached
+        await router.execute(chat)
+        assert (await router.execute(QueryRequest(messages=(chat[0],)))).cached
+
+
+async def test_requests_that_differ_in_what_shapes_the_answer_share_none() -> None:
+    async with router_of(Scripted(), "ab", cache=True) as router:
+        await router.execute(QueryRequest(query="hello", models=("a", "b")))
+        for other in (
+            QueryRequest(query="hello", models=("a", "b"), strategy="cost_optimized"),
+            QueryRequest(query="hello", models=("b", "a")),
+        ):
+            assert not (await router.execute(other)).cached
+        with pytest.raises(ConfigurationError, match="nonsense"):
+            await router.execute("hello", strategy="nonsense")
+
+
+async def test_fields_beside_a_ready_request_are_refused_with_a_cache_too() -> None:
+    request = QueryRequest(query="hello")
+    async with router_of(Scripted(), cache=True) as router:
+        await router.execute(request)
+        with pytest.raises(TypeError, match="max_cost"):
+            await router.execute(request, max_cost=1.0)
+
+
 async def test_requests_with_tools_are_never_cached() -> None:
     provider = Scripted()
     async with router_of(provider, cache=True) as router:

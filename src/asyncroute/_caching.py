@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
-from asyncroute._inputs import QueryRequest
+from asyncroute._inputs import Message, QueryRequest
 from asyncroute._results import ExecutionResult
 
 __all__ = ("is_worth_keeping", "result_key", "shared_copy")
@@ -15,33 +15,63 @@ TENANT = "tenant"
 """The key of `metadata` that keeps callers' caches apart."""
 
 
-def result_key(request: QueryRequest, strategy: Hashable) -> Hashable | None:
-    """Return what the answer to a request is cached under: everything that shapes it.
+def result_key(
+    query: QueryRequest | str | Sequence[Message], how: Hashable, fields: Mapping[str, Any]
+) -> Hashable | None:
+    """Return what the answer to a query is cached under: everything that shapes it.
 
-    None for a request that must not be cached: one with tools acts on the world, and one whose
-    parameters cannot be compared cannot be found again.
+    It is found without making a request of a text and its fields, which would cost more than all
+    the rest of a hit.
+
+    Args:
+        query: The request, the text or the conversation.
+        how: The strategy and the manner.
+        fields: The fields of a request, beside a text or a conversation.
+
+    Returns:
+        None for what must not be cached: a request with tools acts on the world, and one whose
+        parameters cannot be compared cannot be found again.
     """
-    params = request.params
-    if params and "tools" in params:
-        return None
+    if isinstance(query, QueryRequest):
+        if fields:
+            return None  # a mistake, which whoever makes the request will tell of
+        fields = query.__dict__
+        query = query.messages or query.query or ""
+    field = fields.get
+    params, metadata, models = field("params"), field("metadata"), field("models")
     try:
+        if params and "tools" in params:
+            return None
         key = (
-            request.query if request.messages is None else (_canonical(request.messages),),
-            request.capability,
-            strategy,
-            request.max_tokens,
-            request.max_cost,
-            request.max_latency_ms,
-            request.required_quality,
-            request.models,
-            request.exclude,
+            query if isinstance(query, str) else tuple(map(_message_key, query)),
+            how,
+            field("strategy", "balanced"),
+            field("capability", "general"),
+            field("max_tokens"),
+            field("max_cost"),
+            field("max_latency_ms"),
+            field("required_quality"),
+            _names(models),
+            _names(field("exclude")),
             _canonical(params) if params else None,
-            request.metadata.get(TENANT) if request.metadata else None,
+            metadata.get(TENANT) if metadata else None,
         )
         hash(key)  # a tenant or a selector that cannot be compared
-    except (TypeError, ValueError):
+    except (AttributeError, TypeError, ValueError):
         return None
     return key
+
+
+def _names(given: str | Iterable[str] | None) -> tuple[str, ...]:
+    """Several names, or one, as a `QueryRequest` would have them."""
+    return (given,) if isinstance(given, str) else tuple(given or ())
+
+
+def _message_key(message: Message) -> Hashable:
+    content = message.get("content")
+    if len(message) == 2 and type(content) is str:  # a role beside it: nearly all are like this
+        return message.get("role"), content
+    return _canonical(message)
 
 
 def _canonical(value: Any) -> str:

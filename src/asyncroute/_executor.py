@@ -205,6 +205,17 @@ class Executor:
             self._leave(course)
         return [self._told(request, result) for result in results]
 
+    def recall(
+        self, cache: CacheManager[ExecutionResult], key: Hashable
+    ) -> ExecutionResult | None:
+        """Answer from the cache, if the answer is there. Observers are not told yet."""
+        result = cache.get(key, self.runtime.now())
+        if result is None:
+            return None
+        self._counters.cached += 1
+        self._counters.succeeded += 1
+        return shared_copy(result, self.new_id(), 0.0)
+
     async def carry_shared(
         self,
         cache: CacheManager[ExecutionResult],
@@ -214,37 +225,35 @@ class Executor:
         selector: ModelSelector,
         manner: Manner,
     ) -> ExecutionResult:
-        """Answer from the cache, or join the run that fetches the answer, or start that run.
+        """Join the run that fetches an answer that is not in the cache, or start that run.
 
         The run is the supervisor's and goes on for the others when a caller leaves.
         """
         started_at = self.runtime.now()
-        result = cache.get(key)
-        if result is None:
-            is_mine = False
-            deadline = self.deadline_of(request, started_at) + _SHARED_GRACE
+        is_mine = False
+        deadline = self.deadline_of(request, started_at) + _SHARED_GRACE
 
-            async def fetch(flight: Flight[ExecutionResult]) -> ExecutionResult:
-                nonlocal is_mine
-                is_mine = True
-                return await self.carry(request, strategy, selector, manner, flight=flight)
+        async def fetch(flight: Flight[ExecutionResult]) -> ExecutionResult:
+            nonlocal is_mine
+            is_mine = True
+            return await self.carry(request, strategy, selector, manner, flight=flight)
 
-            try:
-                result = await cache.run(
-                    key,
-                    fetch,
-                    deadline=deadline,
-                    spawn=partial(self.runtime.supervisor.spawn, name="asyncroute shared run"),
-                    should_keep=is_worth_keeping,
-                )
-            except TimeoutError:
-                waited = self.runtime.now() - started_at
-                if started_at + waited < deadline:
-                    raise  # the predicate's own
-                error = DeadlineExceededError(f"no answer within {waited:.3g} s of a shared run")
-                return self._refused(request, error, started_at)
-            if is_mine:
-                return result
+        try:
+            result = await cache.run(
+                key,
+                fetch,
+                deadline=deadline,
+                spawn=partial(self.runtime.supervisor.spawn, name="asyncroute shared run"),
+                should_keep=is_worth_keeping,
+            )
+        except TimeoutError:
+            waited = self.runtime.now() - started_at
+            if started_at + waited < deadline:
+                raise  # the predicate's own
+            error = DeadlineExceededError(f"no answer within {waited:.3g} s of a shared run")
+            return self._refused(request, error, started_at)
+        if is_mine:
+            return result
         self._counters.cached += 1
         waited = self.runtime.now() - started_at
         return self._told(request, shared_copy(result, self.new_id(), waited))
@@ -361,11 +370,16 @@ class Executor:
             self._counters.succeeded += 1
         else:
             self._counters.failed += 1
+        if self.runtime.observers is not None:
+            self.tell(request, result)
+        return result
+
+    def tell(self, request: QueryRequest, result: ExecutionResult) -> None:
+        """Tell the observers of a result, if there are any."""
         observers = self.runtime.observers
         if observers is not None:
             observers.attempted(request, result.attempts)
             observers.resulted(request, result)
-        return result
 
     def _tell_attempts(self, course: Course) -> None:
         """Tell of the attempts of a request that has no result: its caller has gone, or erred."""

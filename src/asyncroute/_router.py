@@ -353,20 +353,25 @@ class LLMRouter:
                 is booked.
         """
         executor = self._open()
-        request = _request_from(query, strategy, fields)
         manner = SEQUENTIAL
         if mode is not None or width is not None or hedge_after is not None or accept is not None:
             manner = Manner(mode, width, hedge_after, accept)
-            if mode == "cascade" and strategy is None and not _names_strategy(request):
-                strategy = "cost_optimized"
+        cache, key, recalled = self._cache, None, None
+        if cache is not None:
+            key = result_key(query, (strategy, manner), fields)
+            recalled = None if key is None else executor.recall(cache, key)
+            if recalled is not None and executor.runtime.observers is None:
+                return recalled
+        request = _request_from(query, strategy, fields)
+        if recalled is not None:
+            executor.tell(request, recalled)
+            return recalled
+        if mode == "cascade" and strategy is None and not _names_strategy(request):
+            strategy = "cost_optimized"
         name, selector = self._strategy(request, strategy)
-        if self._cache is not None:
-            key = result_key(request, (name, selector, manner))
-            if key is not None:
-                return await executor.carry_shared(
-                    self._cache, key, request, name, selector, manner
-                )
-        return await executor.carry(request, name, selector, manner)
+        if cache is None or key is None:
+            return await executor.carry(request, name, selector, manner)
+        return await executor.carry_shared(cache, key, request, name, selector, manner)
 
     async def execute_all(
         self,
