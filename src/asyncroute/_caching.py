@@ -38,7 +38,8 @@ def result_key(
         fields = query.__dict__
         query = query.messages or query.query or ""
     field = fields.get
-    params, metadata, models = field("params"), field("metadata"), field("models")
+    params, metadata = field("params"), field("metadata")
+    models, exclude = field("models"), field("exclude")
     try:
         if params and "tools" in params:
             return None
@@ -51,8 +52,8 @@ def result_key(
             field("max_cost"),
             field("max_latency_ms"),
             field("required_quality"),
-            _names(models),
-            _names(field("exclude")),
+            _names(models) if models else None,
+            _names(exclude) if exclude else None,
             _canonical(params) if params else None,
             metadata.get(TENANT) if metadata else None,
         )
@@ -62,9 +63,9 @@ def result_key(
     return key
 
 
-def _names(given: str | Iterable[str] | None) -> tuple[str, ...]:
+def _names(given: str | Iterable[str]) -> tuple[str, ...]:
     """Several names, or one, as a `QueryRequest` would have them."""
-    return (given,) if isinstance(given, str) else tuple(given or ())
+    return (given,) if isinstance(given, str) else tuple(given)
 
 
 def _message_key(message: Message) -> Hashable:
@@ -101,7 +102,7 @@ def shared_copy(result: ExecutionResult, request_id: str, latency: float) -> Exe
         result.simulated,
         request_id,
     )
-    if result.exception is not None:
+    if not result.success and result.exception is not None:
         copy.fail_with(result.exception)
     return copy
 

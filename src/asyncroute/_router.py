@@ -273,7 +273,7 @@ class LLMRouter:
 
     def _open(self) -> Executor:
         executor = self._executor
-        if self._state != "open" or executor is None:
+        if executor is None or self._state != "open":
             raise RouterStateError(
                 "use the router inside of its `async with`"
                 if self._state == "new"
@@ -358,7 +358,8 @@ class LLMRouter:
             manner = Manner(mode, width, hedge_after, accept)
         cache, key, recalled = self._cache, None, None
         if cache is not None:
-            key = result_key(query, (strategy, manner), fields)
+            how = strategy if manner is SEQUENTIAL else (strategy, manner)
+            key = result_key(query, how, fields)
             recalled = None if key is None else executor.recall(cache, key)
             if recalled is not None and executor.runtime.observers is None:
                 return recalled

@@ -103,14 +103,27 @@ class Stagger:
         why: Stop = "cancelled"
         self._arm_hedge()
         try:
-            winner = await self._carry_out(first)
+            if self._at_once == 1:
+                first = first or self._next()
+                if first is not None and not first.is_settled and self._may_run_inline(first):
+                    await self._run_inline(first)
+            if first is not None and first.has_answer and self._is_undisputed:
+                winner = first
+            else:
+                winner = await self._carry_out(first)
             why = "superseded"
         finally:
             self._is_over = True
             if self._bucket is not None:
                 self._bucket.discard(self)
-            await self._end_others(winner, why)
+            if self._ended or self._live:
+                await self._end_others(winner, why)
         return winner or self._judge.best()
+
+    @property
+    def _is_undisputed(self) -> bool:
+        """Whether the first answer wins, and there is no other: nearly always."""
+        return self._judge.takes_first_answer and not self._live and not self._ended
 
     async def _end_others(self, winner: Try | None, why: Stop) -> None:
         """Give up all but the winner, and wait for them as long as the grace."""
@@ -131,10 +144,10 @@ class Stagger:
         wanted = self._at_once
         if first is not None:
             wanted = 0
-            if first.is_settled:
+            if first.is_settled or first.has_answer:
                 self._ended.append(first)
             else:
-                await self._carry_on_with(first)
+                self._spawn(first)
         while True:
             await self._start(wanted)
             if not self._ended and not await self._something_more():
@@ -163,17 +176,16 @@ class Stagger:
             attempt = self._next()
             if attempt is None:
                 return
-            await self._carry_on_with(attempt)
+            if self._may_run_inline(attempt):
+                await self._run_inline(attempt)
+                self._ended.append(attempt)
+            else:
+                self._spawn(attempt)
 
-    async def _carry_on_with(self, attempt: Try) -> None:
-        """Run an attempt in the caller's task, to its end, or in its own."""
-        if not self._may_run_inline(attempt):
-            self._spawn(attempt)
-            return
+    async def _run_inline(self, attempt: Try) -> None:
         self._inline = attempt
         await attempt.run()
         self._inline = None
-        self._ended.append(attempt)
 
     def _next(self) -> Try | None:
         course = self._course
