@@ -22,7 +22,7 @@ from asyncroute._errors import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ("MetricsTotals", "ModelMetrics", "ModelStatistics", "PerformanceMetrics")
+__all__ = ("LatencyCurve", "MetricsTotals", "ModelMetrics", "ModelStatistics", "PerformanceMetrics")
 
 # Sums are integers of these parts: they never drift, however many samples pass.
 _NANO: Final = 1e9
@@ -141,8 +141,13 @@ class _Money:
 
 
 @final
-class _Curve(dict[float, float | None]):
-    """Quantiles of a ring as it was when some samples had been seen; worked out when asked for."""
+class LatencyCurve(dict[float, float | None]):
+    """Quantiles of a ring as it was when some samples had been seen; worked out when asked for.
+
+    Attributes:
+        size: How many samples there were.
+        stale_at: How many samples seen make it too old.
+    """
 
     __slots__ = ("_bounds", "_values", "size", "stale_at")
 
@@ -187,6 +192,9 @@ class _Curve(dict[float, float | None]):
         return values[min(passed + rank, len(values)) - 1]
 
 
+_NO_CURVE: Final = LatencyCurve([], 0)
+
+
 @final
 class _Samples:
     """A ring of seconds. A lower bound is kept as its negative, so that both sort in one go."""
@@ -197,7 +205,7 @@ class _Samples:
         self._window = window
         self._ring: list[float] = []
         self._seen = 0
-        self._curve = _Curve([], 0)
+        self._curve = LatencyCurve([], 0)
 
     def add(self, seconds: float) -> None:
         seen = self._seen
@@ -211,16 +219,21 @@ class _Samples:
         if seconds > 0.0:  # "at least nothing" is no news
             self.add(-seconds)
 
-    def curve(self) -> _Curve:
+    def curve(self) -> LatencyCurve:
         """Return the distribution as it is now."""
         seen = self._seen  # before the copy: then the curve is at worst newer than it says
-        return _Curve(self._ring.copy(), seen)
+        return LatencyCurve(self._ring.copy(), seen)
 
-    def percentile(self, q: float, min_samples: int) -> float | None:
-        """Return a quantile of a distribution that may lack the newest tenth."""
+    def recent_curve(self) -> LatencyCurve:
+        """Return a distribution that may lack the newest tenth."""
         curve = self._curve
         if self._seen >= curve.stale_at:
             curve = self._curve = self.curve()
+        return curve
+
+    def percentile(self, q: float, min_samples: int) -> float | None:
+        """Return a quantile of a distribution that may lack the newest tenth."""
+        curve = self.recent_curve()
         return curve[q] if curve.size >= min_samples else None
 
 
@@ -430,6 +443,14 @@ class ModelMetrics:
             ValueError: If *q* is outside [0, 1].
         """
         return self._latencies.percentile(q, min_samples)
+
+    def curve(self, *, streams: bool) -> LatencyCurve:
+        """Return the quantiles of latency, or for streams of the time to the first content.
+
+        Made to be asked on every call: the newest tenth of the samples may be missing.
+        """
+        samples = self._first_tokens if streams else self._latencies
+        return _NO_CURVE if samples is None else samples.recent_curve()
 
     def ttft_percentile(self, q: float, min_samples: int = 1) -> float | None:
         """Return the seconds within which a share *q* of the streams brings its first content.

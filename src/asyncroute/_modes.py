@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from math import inf
 from typing import TYPE_CHECKING, Literal, final
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from asyncroute._endpoint import Endpoint
     from asyncroute._protocols import Plan
 
-__all__ = ("Manner", "Mode", "staggered")
+__all__ = ("SEQUENTIAL", "Manner", "Mode", "manner_of", "staggered")
 
 Mode = Literal["sequential", "hedged", "race", "cascade"]
 
@@ -77,6 +78,17 @@ class Manner:
 
 SEQUENTIAL = Manner()
 
+_plain_manner = lru_cache(maxsize=128)(Manner)
+
+
+def manner_of(
+    mode: Mode | None, width: int | None, hedge_after: float | None, accept: Accept | None
+) -> Manner:
+    """Make a `Manner`, or find one made before: checking its values takes as long as deciding."""
+    if accept is not None:
+        return Manner(mode, width, hedge_after, accept)
+    return _plain_manner(mode, width, hedge_after)
+
 
 def staggered(
     course: Course, manner: Manner, plan: Plan | None, first: Endpoint, *, streams: bool = False
@@ -119,10 +131,10 @@ def hedge_delay(endpoint: Endpoint, *, streams: bool) -> float:
     For a stream, of its time to the first token. Before twenty samples three times the expected
     latency. Source: Dean and Barroso, The Tail at Scale (2013).
     """
-    metrics = endpoint.metrics
-    percentile = metrics.ttft_percentile if streams else metrics.latency_percentile
-    p95 = percentile(_HEDGE_QUANTILE, _HEDGE_SAMPLES)
-    median = percentile(0.5, _HEDGE_SAMPLES)
-    if p95 is None or median is None:
+    curve = endpoint.metrics.curve(streams=streams)
+    if curve.size < _HEDGE_SAMPLES:
         return _UNOBSERVED * endpoint.expected_latency
-    return max(p95, 2.0 * median)
+    p95, median = curve[_HEDGE_QUANTILE], curve[0.5]
+    assert p95 is not None
+    assert median is not None
+    return p95 if p95 > 2.0 * median else 2.0 * median

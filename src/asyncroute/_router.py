@@ -27,7 +27,7 @@ from asyncroute._function import ExecutionFn, FunctionProvider
 from asyncroute._health import HealthSettings
 from asyncroute._inputs import Message, ModelConfig, QueryRequest, RequestFields
 from asyncroute._metrics import PerformanceMetrics
-from asyncroute._modes import SEQUENTIAL, Manner, Mode
+from asyncroute._modes import SEQUENTIAL, Manner, Mode, manner_of
 from asyncroute._observers import Observers
 from asyncroute._protocols import Accept, ModelSelector, Observer, Provider
 from asyncroute._registry import Registry
@@ -355,7 +355,7 @@ class LLMRouter:
         executor = self._open()
         manner = SEQUENTIAL
         if mode is not None or width is not None or hedge_after is not None or accept is not None:
-            manner = Manner(mode, width, hedge_after, accept)
+            manner = manner_of(mode, width, hedge_after, accept)
         cache, key, recalled = self._cache, None, None
         if cache is not None:
             how = strategy if manner is SEQUENTIAL else (strategy, manner)
