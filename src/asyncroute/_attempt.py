@@ -205,9 +205,7 @@ class Try(Interruptible):
                     await self._queue_up()
                 self._arm()
                 completion = await self._ask()
-                if type(completion) is Completion and type(completion.text) is str:
-                    self.completion = completion
-                elif completion is not None:
+                if completion is not None:
                     self._take(completion)
             except (Exception, asyncio.CancelledError) as error:
                 failure = error

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from asyncroute._runtime import Runtime
     from asyncroute._values import Role
 
-__all__ = ("Choice", "Course", "Listener", "in_order")
+__all__ = ("Choice", "Course", "Listener")
 
 
 @final
@@ -35,15 +35,23 @@ class Choice:
         ranking: The candidates with their scores.
         captured: For each candidate a tuple that ends with its `View`.
         first: The candidate that comes first.
-        order: The candidates, best first, where something other than their scores decides; those
-            set aside for a while come last.
         tokens_in: Estimated tokens of input.
+        later: Those set aside for a while, who come last.
 
     Attributes:
         count: How many candidates there are.
     """
 
-    __slots__ = ("_captured", "_order", "count", "first", "ranking", "request", "tokens_in")
+    __slots__ = (
+        "_captured",
+        "_later",
+        "_order",
+        "count",
+        "first",
+        "ranking",
+        "request",
+        "tokens_in",
+    )
 
     def __init__(
         self,
@@ -51,16 +59,17 @@ class Choice:
         ranking: Ranking,
         captured: Sequence[tuple[Any, ...]],
         first: Endpoint,
-        order: list[Endpoint] | None,
         tokens_in: int,
+        later: Sequence[Endpoint],
     ) -> None:
         self.request = request
         self.ranking = ranking
         self.first = first
         self.tokens_in = tokens_in
-        self.count = len(captured if order is None else order)
+        self.count = len(captured) + len(later)
+        self._later = later
         self._captured = captured
-        self._order = order
+        self._order: list[Endpoint] | None = None
 
     # Carrying out
 
@@ -68,7 +77,9 @@ class Choice:
     def order(self) -> list[Endpoint]:
         """The candidates, best first. Made when asked for: most requests need only the first."""
         if self._order is None:
-            self._order = in_order(self.ranking)
+            # A selector ranks what it was given, and it was given endpoints.
+            candidates = cast("Sequence[Endpoint]", self.ranking.candidates)
+            self._order = [*(candidates[i] for i in self.ranking.order()), *self._later]
         return self._order
 
     def keep(self, width: int) -> None:
@@ -81,7 +92,7 @@ class Choice:
     def candidates(self) -> tuple[CandidateView, ...]:
         """The candidates as they looked when deciding, best first."""
         ranking = self.ranking
-        return tuple(self._shaped(i, ranking.scores[i]) for i in ranking.order())
+        return tuple(self._shaped(i, ranking.score_at(i)) for i in ranking.order())
 
     def fallbacks(self) -> tuple[ModelConfig, ...]:
         """The models that follow the best one, in order."""
@@ -100,13 +111,6 @@ class Choice:
         tokens_out = min(usual, self.request.max_tokens or inf)
         cost = self.tokens_in * config.input_price + tokens_out * config.output_price
         return CandidateView(config, score, cost, scaled_latency(latency, tokens_out, usual))
-
-
-def in_order(ranking: Ranking) -> list[Endpoint]:
-    """The candidates of a router's ranking, best first."""
-    # A selector ranks what it was given, and it was given endpoints.
-    candidates = cast("Sequence[Endpoint]", ranking.candidates)
-    return [candidates[i] for i in ranking.order()]
 
 
 class Listener(Protocol):
@@ -208,7 +212,7 @@ class Course:
 
     @property
     def _has_tried_enough(self) -> bool:
-        """Whether no further model may be tried. Those that never got to a provider do not count."""
+        """Whether no further model may be tried. One that had no room for us does not count."""
         tried = [attempt for attempt in self.tries if attempt.role != "retry"]
         return sum(not attempt.was_shed for attempt in tried) >= self._max_models
 

@@ -9,7 +9,7 @@ from math import inf
 from typing import Literal, cast, final
 
 from asyncroute._cache import CacheManager
-from asyncroute._course import Choice, in_order
+from asyncroute._course import Choice
 from asyncroute._endpoint import Eligible, Endpoint
 from asyncroute._errors import NoEligibleModelError
 from asyncroute._estimate import input_tokens
@@ -77,53 +77,51 @@ class Decider:
             if not self._relaxes:
                 raise _nothing_for(reasons)
             request, relaxed, eligible, rejected = self._relax(request, tokens_in, reasons, now)
-        troubled = self._registry.journal.troubled
-        away = self._set_aside(eligible, now) if troubled else _NOBODY
+        away = held_back = _NOBODY
+        if self._registry.journal.troubled:
+            away, held_back = self._set_aside(eligible, now)
         candidates: Sequence[Endpoint] = eligible
-        if rejected or away:
-            candidates = [e for e in eligible if e not in rejected and e not in away]
-            if not candidates:  # all are set aside, for a while
-                candidates = [e for e in eligible if e not in rejected]
+        later: Sequence[Endpoint] = ()
+        if rejected or away or held_back:
+            candidates = eligible.without(rejected, away, held_back)
+            later = (*held_back, *away)  # they may be back by the time they are needed
+            if not candidates and held_back:
+                candidates, later, held_back = eligible.without(rejected, away), (*away,), _NOBODY
+            elif not candidates:
+                candidates, later = eligible.without(rejected), ()
         ranking = await selector.select(request, candidates)
-        if not ranking.scores:
+        ranked = cast("Sequence[Endpoint]", ranking.candidates)
+        if not ranked:
             left_out = "was left out by the selector"
             raise _nothing_for({e.config.model_id: left_out for e in candidates})
-        ranked = cast("Sequence[Endpoint]", ranking.candidates)
-        place, order, fallbacks = ranking.best(), None, None
-        if troubled:
-            order = self._slow_start(in_order(ranking), now)
-            place = ranked.index(order[0])
-            fallbacks = tuple([e.config for e in order[1:]])
-            # They may be back by the time they are needed.
-            order += [e for e in away if e not in candidates and e not in rejected]
+        place = ranking.best()
         first = ranked[place]
         captured = ranking.captured
         if captured is None:
             captured = [(endpoint.view,) for endpoint in ranked]
         reasons = eligible.rejected
         if candidates is not eligible:
-            reasons = {**reasons, **_by_id(away), **_by_id(rejected)}
+            groups = (away, held_back, rejected)
+            reasons = {**reasons, **{k: v for group in groups for k, v in _by_id(group).items()}}
         tokens_out = first.expected_output(request)
         decision = RoutingDecision(
             asked,
             strategy,
             first.config,
-            fallbacks,
+            None,
             tokens_in * first.input_price + tokens_out * first.output_price,
             first.latency_of(tokens_out) * 1000,
-            ranking.scores[place],
+            ranking.score_at(place),
             reasons,
             relaxed,
             cached,
         )
-        decision.trace = choice = Choice(request, ranking, captured, first, order, tokens_in)
+        decision.trace = choice = Choice(request, ranking, captured, first, tokens_in, later)
         return decision, choice
 
     # What depends on the kind of request only
 
-    def _eligible(
-        self, request: QueryRequest, tokens_in: int, now: float
-    ) -> tuple[Eligible, bool]:
+    def _eligible(self, request: QueryRequest, tokens_in: int, now: float) -> tuple[Eligible, bool]:
         registry = self._registry
         if registry.version != self._version:
             self._version = registry.version
@@ -189,30 +187,27 @@ class Decider:
 
     # What depends on this request, or on this moment
 
-    def _set_aside(self, eligible: Eligible, now: float) -> dict[Endpoint, str]:
-        """Return those that health keeps calls away from just now."""
+    def _set_aside(
+        self, eligible: Eligible, now: float
+    ) -> tuple[Mapping[Endpoint, str], Mapping[Endpoint, str]]:
+        """Return those that health keeps calls away from, and those that are to come later.
+
+        Models that have just recovered come first only as often as their weight says.
+        """
         away: dict[Endpoint, str] = {}
-        troubled = self._registry.journal.troubled
-        for endpoint in eligible:
-            if endpoint in troubled:
+        held_back: dict[Endpoint, str] = {}
+        for endpoint in tuple(self._registry.journal.troubled):
+            if endpoint in eligible.places:
                 endpoint.heed(now)
-                available_at = endpoint.health.available_at(now)
+                health = endpoint.health
+                available_at = health.available_at(now)
                 if available_at > now:
-                    status = endpoint.health.status(now).replace("_", " ")
+                    status = health.status(now).replace("_", " ")
                     until = "" if available_at == inf else f" for {available_at - now:.3g} s"
                     away[endpoint] = f"is {status}{until}"
-        return away
-
-    def _slow_start(self, order: list[Endpoint], now: float) -> list[Endpoint]:
-        """Let models that have just recovered come first only as often as their weight says."""
-        held_back = {
-            endpoint
-            for endpoint in order
-            if endpoint.health.is_ramping(now) and self._rng.random() >= endpoint.health.weight(now)
-        }
-        if not held_back:
-            return order
-        return [*(e for e in order if e not in held_back), *(e for e in order if e in held_back)]
+                elif health.is_ramping(now) and self._rng.random() >= health.weight(now):
+                    held_back[endpoint] = f"comes back slowly, to {health.weight(now):.0%} so far"
+        return away, held_back
 
     def _relax(
         self, request: QueryRequest, tokens_in: int, reasons: Mapping[str, str], now: float

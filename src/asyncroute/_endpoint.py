@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from math import inf
 from typing import TYPE_CHECKING, Any, TypeAlias, final, overload
 
@@ -16,13 +16,16 @@ if TYPE_CHECKING:
     from asyncroute._metrics import ModelMetrics
     from asyncroute._protocols import Provider
 
-__all__ = ("Eligible", "Endpoint", "Journal", "View", "scaled_latency")
+__all__ = ("Eligible", "Endpoint", "Journal", "Remaining", "View", "scaled_latency")
 
 _PRIOR_SAMPLES = 5
 """The configured latency counts as much as so many observed answers."""
 
 _ENOUGH_SAMPLES = 20
 """Answers from which on their mean length is believed."""
+
+_MANY = 32
+"""Endpoints above which an index is cheaper than looking at each."""
 
 _LEARNING_AT_ONCE = 3
 """Requests in flight at a model of which too little is known: to learn from, not a stampede."""
@@ -33,18 +36,47 @@ class Journal:
     """What is known of all endpoints of a router together.
 
     Attributes:
+        is_read: Whether anybody wants to know which endpoints change.
         longest_output: No endpoint's usual output was ever longer, in tokens.
         slowest: No endpoint's expected latency was ever longer, in seconds.
         troubled: Endpoints that may not be called freely just now.
     """
 
-    __slots__ = ("longest_output", "slowest", "troubled")
+    __slots__ = ("_changes", "_start", "is_read", "longest_output", "slowest", "troubled")
 
     def __init__(self) -> None:
+        self._changes: list[Endpoint] = []
+        self._start = 0
+        self.is_read = False
         self.longest_output = 0.0
         self.slowest = 0.0
         self.troubled: set[Endpoint] = set()
 
+    def begin_to_read(self) -> int:
+        """Return the place from which on `since` tells what has changed."""
+        self.is_read = True
+        return self._start + len(self._changes)
+
+    def note(self, endpoint: Endpoint) -> None:
+        """Say that something that scores depend on has changed. Only needed while `is_read`."""
+        self._changes.append(endpoint)
+        if len(self._changes) > _JOURNAL_LENGTH:
+            half = _JOURNAL_LENGTH // 2
+            del self._changes[:half]
+            self._start += half
+
+    def since(self, place: int) -> tuple[Iterable[Endpoint] | None, int]:
+        """Return what has changed since a place, each once, and the place from here on.
+
+        None where that is too long ago to tell.
+        """
+        end = self._start + len(self._changes)
+        if place < self._start:
+            return None, end
+        return dict.fromkeys(self._changes[place - self._start :]), end
+
+
+_JOURNAL_LENGTH = 4096
 
 View: TypeAlias = tuple[ModelConfig, float, float]
 """What of an endpoint's state a decision keeps, to be explained by later: configuration, expected
@@ -176,6 +208,8 @@ class Endpoint:
         self.load = assigned / self.slots
         self.is_learning = assigned >= _LEARNING_AT_ONCE and self.metrics.recent[1] < _PRIOR_SAMPLES
         self.parts.clear()
+        if self.journal.is_read:
+            self.journal.note(self)
 
     def unassign(self) -> None:
         """Count it off: it is over, or goes elsewhere; take up what the metrics say now."""
@@ -212,6 +246,8 @@ class Endpoint:
         if latency > journal.slowest:
             journal.slowest = latency
         self.parts.clear()
+        if journal.is_read:
+            journal.note(self)
 
     def heed(self, now: float) -> None:
         """Take up what health says now. Called whenever it may have changed."""
@@ -252,6 +288,9 @@ class Eligible(Sequence[Endpoint]):
         dearest_input: The highest price among them of a token of input, in dollars.
         dearest_output: The same of a token of output.
         tightest_limit: The lowest tokens per minute among them.
+        is_large: Whether looking at each of them for every request would take too long.
+        places: Where each of them stands.
+        indexes: Of a large set, by selector.
         journal: What is known of all endpoints together.
     """
 
@@ -259,7 +298,10 @@ class Eligible(Sequence[Endpoint]):
         "dearest_input",
         "dearest_output",
         "endpoints",
+        "indexes",
+        "is_large",
         "journal",
+        "places",
         "rejected",
         "tightest_limit",
     )
@@ -274,6 +316,16 @@ class Eligible(Sequence[Endpoint]):
         self.dearest_output = max((e.output_price for e in endpoints), default=0.0)
         limits = (e.config.tokens_per_minute for e in endpoints)
         self.tightest_limit = min((limit for limit in limits if limit is not None), default=inf)
+        self.is_large = len(self.endpoints) > _MANY
+        self.places = {endpoint: i for i, endpoint in enumerate(self.endpoints)}
+        self.indexes: dict[object, Any] = {}
+
+    def without(self, *groups: Collection[Endpoint]) -> Sequence[Endpoint]:
+        """Return the set without those of some groups."""
+        left_out = {endpoint for group in groups for endpoint in group}
+        if self.is_large:
+            return Remaining(self, left_out)
+        return [endpoint for endpoint in self.endpoints if endpoint not in left_out]
 
     @overload
     def __getitem__(self, index: int, /) -> Endpoint: ...
@@ -291,3 +343,35 @@ class Eligible(Sequence[Endpoint]):
     def __repr__(self) -> str:
         ids = ", ".join(endpoint.config.model_id for endpoint in self.endpoints)
         return f"<Eligible {ids}>"
+
+
+@final
+class Remaining(Sequence[Endpoint]):
+    """A large set without some: listed only when somebody goes through it.
+
+    Attributes:
+        eligible: The set.
+        left_out: Those that are not in it.
+    """
+
+    __slots__ = ("_endpoints", "eligible", "left_out")
+
+    def __init__(self, eligible: Eligible, left_out: Collection[Endpoint]) -> None:
+        self.eligible = eligible
+        self.left_out = left_out
+        self._endpoints: list[Endpoint] | None = None
+
+    def _listed(self) -> list[Endpoint]:
+        if self._endpoints is None:
+            self._endpoints = [e for e in self.eligible.endpoints if e not in self.left_out]
+        return self._endpoints
+
+    @overload
+    def __getitem__(self, index: int, /) -> Endpoint: ...
+    @overload
+    def __getitem__(self, index: slice, /) -> Sequence[Endpoint]: ...
+    def __getitem__(self, index: int | slice, /) -> Endpoint | Sequence[Endpoint]:
+        return self._listed()[index]
+
+    def __len__(self) -> int:
+        return len(self.eligible.endpoints) - len(self.left_out)

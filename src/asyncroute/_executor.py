@@ -195,8 +195,7 @@ class Executor:
                 raise RouterStateError("the router was closed while the request was in flight")
             now = self.runtime.now()
             results = [
-                reported(course, attempt, decision, self.new_id(), now)
-                for attempt in course.tries
+                reported(course, attempt, decision, self.new_id(), now) for attempt in course.tries
             ] or [failed(course, decision, self.new_id(), now)]
         except BaseException:
             self._tell_attempts(course)
@@ -205,9 +204,7 @@ class Executor:
             self._leave(course)
         return [self._told(request, result) for result in results]
 
-    def recall(
-        self, cache: CacheManager[ExecutionResult], key: Hashable
-    ) -> ExecutionResult | None:
+    def recall(self, cache: CacheManager[ExecutionResult], key: Hashable) -> ExecutionResult | None:
         """Answer from the cache, if the answer is there. Observers are not told yet."""
         result = cache.get(key, self.runtime.now())
         if result is None:

@@ -111,7 +111,9 @@ class RequestWindow:
         starts = self._starts
         if starts:
             if now < starts[-1]:
-                now = starts[-1]  # sorted, even if it is a moment old: `give_back` searches by halves
+                now = starts[
+                    -1
+                ]  # sorted, even if it is a moment old: `give_back` searches by halves
             while starts and starts[0] + WINDOW <= now:
                 starts.popleft()
             if len(starts) >= self.limit:
@@ -330,9 +332,8 @@ class Quota:
             What `settle` and `give_back` want; None, with nothing taken, if it may not start now.
         """
         window, requests = self._tokens, self._requests
-        if window is not None and window.level + tokens > window.limit:
-            if not window.fits(tokens, now):  # part of the level may have left by now
-                return None
+        if window is not None and not window.fits(tokens, now):
+            return None
         if requests is not None and not requests.try_take(now):
             return None
         return self._unmetered if window is None else window.take(tokens, now)

@@ -26,9 +26,7 @@ __all__ = ("answered", "failed", "refused", "reported", "reports", "streamed", "
 
 def reports(course: Course, winner: Try | None, now: float) -> tuple[Attempt, ...]:
     """Describe all attempts as they stand when the request commits."""
-    return tuple(
-        [attempt.report(_outcome_of(attempt, winner), now) for attempt in course.tries]
-    )
+    return tuple([attempt.report(_outcome_of(attempt, winner), now) for attempt in course.tries])
 
 
 def _outcome_of(attempt: Try, winner: Try | None) -> Outcome:

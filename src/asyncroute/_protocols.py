@@ -151,10 +151,10 @@ class Ranking:
     Iterating gives `(candidate, score)` pairs, best first; equals keep their order.
     """
 
-    __slots__ = ("_order", "captured", "candidates", "plan", "scores", "votes")
+    __slots__ = ("_order", "candidates", "captured", "plan", "scores", "votes")
 
     captured: Sequence[tuple[Any, ...]] | None
-    """For each candidate, what was scored, with its `View` last; where a built-in selector kept it."""
+    """What was scored of each candidate, its `View` last, where a built-in selector kept it."""
 
     def __init__(
         self,
@@ -187,6 +187,10 @@ class Ranking:
     def best(self) -> int:
         """The place of the best candidate; cheaper than the whole order."""
         return self.scores.index(max(self.scores))
+
+    def score_at(self, place: int) -> float:
+        """The score of the candidate at a place."""
+        return self.scores[place]
 
     def __iter__(self) -> Iterator[tuple[Candidate, float]]:
         for i in self.order():

@@ -141,13 +141,9 @@ class Stagger:
             raise
 
     async def _carry_out(self, first: Try | None) -> Try | None:
-        wanted = self._at_once
+        wanted = self._at_once if first is None else 0
         if first is not None:
-            wanted = 0
-            if first.is_settled or first.has_answer:
-                self._ended.append(first)
-            else:
-                self._spawn(first)
+            self._take_over(first)
         while True:
             await self._start(wanted)
             if not self._ended and not await self._something_more():
@@ -166,6 +162,12 @@ class Stagger:
                 wanted += verdict is Verdict.NEXT
             if not wanted and not self._live:
                 return None
+
+    def _take_over(self, first: Try) -> None:
+        if first.is_settled or first.has_answer:
+            self._ended.append(first)
+        else:
+            self._spawn(first)
 
     async def _start(self, wanted: int) -> None:
         """Start so many attempts, as far as there are models for them."""

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from functools import partial
 from math import inf
-from typing import TypeAlias, final
+from typing import final
 
-from asyncroute._endpoint import Eligible, Endpoint, View
+from asyncroute._endpoint import Eligible, Endpoint, Remaining
 from asyncroute._estimate import input_tokens
 from asyncroute._inputs import QueryRequest
 from asyncroute._protocols import Candidate, Ranking
+from asyncroute._selectors._index import Index, IndexedRanking, Part
 
 __all__ = ("ScoredSelector", "SplitSelector", "cost_score", "ranked")
 
-Part: TypeAlias = tuple[float, float, float, float, View]
-"""What a score needs of an endpoint: the state's score; over the cost scale and success rate the
-price of a token in, the usual number of tokens out and the price of a token out; and its `View`."""
-
 _MOST_PARTS = 32
 """Selectors for which an endpoint keeps its part of a score."""
+
+_MOST_INDEXES = 8
+"""Selectors for which a large set keeps an index."""
 
 COST_SCALE = 0.01
 """Dollars a request that score 0.5 for cost."""
@@ -39,14 +40,20 @@ def ranked(candidates: Sequence[Candidate], scores: Sequence[float], rng: random
     best = max(scores)
     if scores.count(best) == 1:
         return Ranking(candidates, scores)
-    equal = [i for i, score in enumerate(scores) if score == best]
+    first = drawn(candidates, [i for i, score in enumerate(scores) if score == best], rng)
+    order = [first, *(i for i in range(len(scores)) if i != first)]
+    return Ranking([candidates[i] for i in order], [scores[i] for i in order])
+
+
+def drawn(candidates: Sequence[Candidate], equal: Sequence[int], rng: random.Random) -> int:
+    """Choose a place among equally good ones: the least loaded, else by lot and weight."""
     loads = [candidates[i].load for i in equal]
     least = min(loads)
     lots = [i for i, load in zip(equal, loads, strict=True) if load == least]
     weights = [candidates[i].config.weight for i in lots]
-    first = rng.choices(lots, weights)[0] if sum(weights) else rng.choice(lots)
-    order = [first, *(i for i in range(len(scores)) if i != first)]
-    return Ranking([candidates[i] for i in order], [scores[i] for i in order])
+    if weights.count(weights[0]) == len(weights):  # a tenth of the time of `choices`
+        return lots[int(rng.random() * len(lots))]
+    return rng.choices(lots, weights)[0]
 
 
 class ScoredSelector(ABC):
@@ -115,14 +122,20 @@ class SplitSelector(ScoredSelector):
 
     async def select(self, request: QueryRequest, candidates: Sequence[Candidate], /) -> Ranking:
         """Rank by score; equals by load, then by lot."""
-        if not isinstance(candidates, Eligible) or len(candidates.endpoints) == 1:
+        if not isinstance(candidates, Eligible):
+            if isinstance(candidates, Remaining):
+                return self._select_of_many(request, candidates.eligible, candidates.left_out)
             return await super().select(request, candidates)
+        if candidates.is_large:
+            return self._select_of_many(request, candidates, ())
+        if len(candidates.endpoints) == 1:
+            return Ranking(candidates, (1.0,))
         parts = [e.parts.get(self) or self._part(e) for e in candidates.endpoints]
         weight = self.cost_weight
         if weight:
             n = input_tokens(request)
             m = request.max_tokens or inf
-            scores = [
+            scores = [  # as `part_score`, whose calls would double what this takes
                 state + weight / (1.0 + n * price_in + (usual if usual < m else m) * price_out)
                 for state, price_in, usual, price_out, _ in parts
             ]
@@ -133,6 +146,21 @@ class SplitSelector(ScoredSelector):
         ranking = Ranking(candidates, scores)
         ranking.captured = parts
         return ranking
+
+    def _select_of_many(
+        self, request: QueryRequest, eligible: Eligible, away: Collection[Endpoint]
+    ) -> Ranking:
+        index = eligible.indexes.get(self)
+        if not isinstance(index, Index):
+            if len(eligible.indexes) >= _MOST_INDEXES:  # a new selector object for every request
+                eligible.indexes.clear()
+            index = Index(eligible, self.cost_weight, self._part, self._rng)
+            eligible.indexes[self] = index
+        n, m = input_tokens(request), request.max_tokens or inf
+        places, score = index.best(n, m, away)
+        endpoints = eligible.endpoints
+        place = places[0] if len(places) == 1 else drawn(endpoints, places, self._rng)
+        return IndexedRanking(endpoints, place, score, partial(self.score, request), away)
 
     def _part(self, endpoint: Endpoint) -> Part:
         scale = 1.0 / (COST_SCALE * endpoint.success_rate)

@@ -1,0 +1,162 @@
+"""Choosing among very many models: exact, and spread among equals."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from asyncroute import (
+    BalancedSelector,
+    CostOptimizedSelector,
+    LatencyOptimizedSelector,
+    LeastLoadedSelector,
+    LLMRouter,
+    ModelConfig,
+    QualityOptimizedSelector,
+    QueryRequest,
+)
+from asyncroute._endpoint import Eligible, Endpoint
+from asyncroute._registry import Registry
+from asyncroute._selectors._scored import SplitSelector
+from support import Scripted, fails, model, router_of
+
+MANY = 100
+SPLIT = [
+    BalancedSelector,
+    CostOptimizedSelector,
+    LatencyOptimizedSelector,
+    LeastLoadedSelector,
+    QualityOptimizedSelector,
+]
+
+
+def many(seed: int, count: int = MANY) -> list[ModelConfig]:
+    rng = random.Random(seed)
+    return [
+        model(
+            f"m{i}",
+            cost_per_1k_tokens=rng.choice([0.0, 0.001, 0.01, 0.1]) * rng.random(),
+            output_cost_per_1k=0.1 * rng.random(),
+            quality_score=round(rng.random(), 1),
+            avg_latency_ms=rng.uniform(50, 5000),
+        )
+        for i in range(count)
+    ]
+
+
+def registry_of(configs: list[ModelConfig]) -> Registry:
+    return LLMRouter(configs, seed=1)._registry
+
+
+def change(endpoint: Endpoint, event: str, rng: random.Random) -> None:
+    if event == "assign":
+        endpoint.assign()
+    elif event == "answered":
+        endpoint.metrics.record_success(rng.random(), 0.0, 10, rng.randrange(1, 900))
+        endpoint.learn()
+    elif event == "failed":
+        endpoint.metrics.record_failure("unavailable", 0.0, 0, 0)
+        endpoint.learn()
+    else:
+        quality = {"quality_score": rng.random()}
+        endpoint.configure(endpoint.config.model_copy(update=quality))
+
+
+@settings(max_examples=60)
+@given(
+    seed=st.integers(0, 10_000),
+    which=st.sampled_from(SPLIT),
+    steps=st.lists(
+        st.tuples(
+            st.sampled_from(["assign", "answered", "failed", "changed"]),
+            st.integers(1, 3000),
+            st.none() | st.integers(1, 2000),
+        ),
+        min_size=1,
+        max_size=30,
+    ),
+)
+async def test_the_best_of_many_is_the_one_a_look_at_all_would_find(
+    seed: int, which: type[SplitSelector], steps: list[tuple[str, int, int | None]]
+) -> None:
+    rng = random.Random(seed)
+    registry = registry_of(many(seed))
+    eligible = Eligible(tuple(registry), {}, registry.journal)
+    selector = which()
+    for event, length, max_tokens in steps:
+        change(rng.choice(eligible.endpoints), event, rng)
+        away = set(rng.sample(eligible.endpoints, 3))
+        request = QueryRequest(query="x" * length, max_tokens=max_tokens)
+        ranking = await selector.select(request, eligible.without(away))
+        chosen = eligible.endpoints[ranking.best()]
+        public = {e: selector.score(request, e) for e in eligible if e not in away}
+        assert chosen not in away
+        assert public[chosen] == pytest.approx(max(public.values()), abs=1e-12)
+        assert ranking.score_at(ranking.best()) == pytest.approx(public[chosen], abs=1e-9)
+
+
+async def test_the_others_are_ranked_when_somebody_asks() -> None:
+    router = LLMRouter(many(3), seed=1)
+    decision = await router.route("hello", strategy="quality_optimized")
+    assert decision.candidates[0].model is decision.selected_model
+    assert decision.candidates[0].score == decision.score
+    qualities = [view.model.quality_score for view in decision.candidates]
+    assert qualities == sorted(qualities, reverse=True)
+    assert len(decision.fallback_models) == MANY - 1
+    assert decision.selected_model not in decision.fallback_models
+
+
+async def test_among_equals_many_calls_spread() -> None:
+    router = LLMRouter([model(f"m{i}") for i in range(MANY)], seed=1)
+    chosen = Counter([(await router.route("hello")).selected_model.model_id for _ in range(2000)])
+    assert len(chosen) == MANY
+    assert max(chosen.values()) < 60
+
+
+async def test_models_set_aside_are_passed_over_and_followed_by_the_best() -> None:
+    configs = [model(f"m{i}", quality_score=1 - i / 1000) for i in range(MANY)]
+    provider = Scripted()
+    async with router_of(provider, configs) as router:
+        first = router._registry["m0"]
+        first.block(router._executor.runtime.now() + 30, router._executor.runtime.now())  # pyright: ignore[reportOptionalMemberAccess]
+        result = await router.execute("hello", strategy="quality_optimized")
+    assert result.response == "m1"
+    assert result.decision is not None
+    assert "rate limited" in result.decision.rejected["m0"]
+    assert provider.calls == ["m1"]
+
+
+async def test_the_next_of_many_follows_a_failure() -> None:
+    configs = [model(f"m{i}", quality_score=1 - i / 1000) for i in range(MANY)]
+    provider = Scripted({"m0": fails(), "m1": fails()})
+    async with router_of(provider, configs) as router:
+        result = await router.execute("hello", strategy="quality_optimized")
+    assert provider.calls == ["m0", "m1", "m2"]
+    assert result.response == "m2"
+
+
+async def test_selectors_made_for_one_request_leave_few_indexes_behind() -> None:
+    registry = registry_of(many(1))
+    eligible = Eligible(tuple(registry), {}, registry.journal)
+    for _ in range(50):
+        await BalancedSelector().select(QueryRequest(query="hello"), eligible)
+    assert len(eligible.indexes) <= 8
+
+
+async def test_what_changed_long_ago_is_looked_at_anew() -> None:
+    registry = registry_of([model(f"m{i}") for i in range(MANY)])
+    eligible = Eligible(tuple(registry), {}, registry.journal)
+    selector = LeastLoadedSelector()
+    request = QueryRequest(query="hello")
+    await selector.select(request, eligible)
+    for _ in range(10_000):
+        for endpoint in eligible.endpoints[:-1]:
+            if endpoint.assigned < 3:
+                endpoint.assign()
+        eligible.endpoints[0].assign()
+    ranking = await selector.select(request, eligible)
+    assert ranking.best() == MANY - 1
