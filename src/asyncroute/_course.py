@@ -159,6 +159,7 @@ class Course:
         "_max_models",
         "_planned",
         "_provider",
+        "_rest",
         "deadline",
         "is_closed",
         "listener",
@@ -197,10 +198,13 @@ class Course:
         self._max_models = most if most > at_once else at_once
         self._is_alone = choice.count == 1 or self._max_models == 1
         self._planned: tuple[float, Endpoint] | None = None
+        self._rest: tuple[int, list[Endpoint]] | None = None
 
     @property
     def _untried(self) -> list[Endpoint]:
         """The candidates not tried yet, best first: of the first one's chain, if it has one."""
+        if self._rest is not None and self._rest[0] == len(self.tries):
+            return self._rest[1]
         tried = [attempt.endpoint for attempt in self.tries]
         candidates = self._choice.order
         if tried:
@@ -208,11 +212,15 @@ class Course:
             if chain is not None:
                 by_id = {endpoint.config.model_id: endpoint for endpoint in candidates}
                 candidates = [by_id[model_id] for model_id in chain if model_id in by_id]
-        return [endpoint for endpoint in candidates if endpoint not in tried]
+        rest = [endpoint for endpoint in candidates if endpoint not in tried]
+        self._rest = len(tried), rest
+        return rest
 
     @property
     def _has_tried_enough(self) -> bool:
         """Whether no further model may be tried. One that had no room for us does not count."""
+        if len(self.tries) < self._max_models:
+            return False
         tried = [attempt for attempt in self.tries if attempt.role != "retry"]
         return sum(not attempt.was_shed for attempt in tried) >= self._max_models
 
