@@ -6,7 +6,9 @@ import asyncio
 import contextvars
 import gc
 import inspect
+import itertools
 import json
+import linecache
 import signal
 import subprocess
 import sys
@@ -15,7 +17,9 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -101,12 +105,16 @@ def _no_thread_is_left() -> Iterator[None]:
 
 @contextmanager
 def interrupted_when(event: threading.Event) -> Iterator[None]:
-    """Send this thread a Ctrl-C once the event is set."""
+    """Send this thread a Ctrl-C once the event is set and it waits for an answer."""
+    main = threading.main_thread().ident or 0
+
+    def waits() -> bool:
+        return is_within(sys._current_frames()[main], blocking._Call.wait)
 
     def send() -> None:
         assert event.wait(5)
-        time.sleep(0.02)  # until the caller waits
-        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        assert eventually(waits)
+        signal.pthread_kill(main, signal.SIGINT)
 
     sender = threading.Thread(target=send)
     sender.start()
@@ -114,6 +122,54 @@ def interrupted_when(event: threading.Event) -> Iterator[None]:
         yield
     finally:
         sender.join()
+
+
+def in_time(work: Callable[[], object]) -> object:
+    """Do the work in a thread that nobody waits for if it does not end."""
+    done: list[object] = []
+    thread = threading.Thread(target=lambda: done.append(work()), daemon=True)
+    thread.start()
+    thread.join(5)
+    assert done, "it hangs"
+    return done[0]
+
+
+def is_within(frame: FrameType | None, function: Any) -> bool:
+    while frame is not None and frame.f_code is not function.__code__:
+        frame = frame.f_back
+    return frame is not None
+
+
+def interrupt_at(step: int, work: Callable[[], object]) -> bool:
+    """Run the work; raise a KeyboardInterrupt at a step of it, if it has as many.
+
+    Steps are lines and returns in our file and in `threading`. Not at a `with`: to enter or leave
+    that of a lock in C is one instruction, while tracing stops within. Nor in `Thread.start`, which
+    a Ctrl-C may leave with another error, and a thread that never runs.
+    """
+    left = step
+
+    def trace(frame: FrameType, event: str, _: object) -> Any:
+        nonlocal left
+        if is_within(frame, threading.Thread.start):
+            return None
+        file = frame.f_code.co_filename
+        if file in (blocking.__file__, threading.__file__) and event in ("line", "return"):
+            line = linecache.getline(file, frame.f_lineno)
+            left -= not (event == "line" and line.lstrip().startswith("with "))
+            if left == 0:
+                raise KeyboardInterrupt
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        work()
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.settrace(before)
+    return False
 
 
 class TestCalls:
@@ -361,6 +417,43 @@ class TestInterrupting:
             with pytest.raises(RouterStateError):
                 other.result(5)
         assert provider.cancelled.is_set()
+
+    def test_ctrl_c_while_it_opens_leaves_others_waiting_for_it(self) -> None:
+        opening, go_on = threading.Event(), asyncio.Event()
+        loops: list[asyncio.AbstractEventLoop] = []
+
+        class Opening(Slow):
+            async def __aenter__(self) -> Slow:
+                loops.append(asyncio.get_running_loop())
+                opening.set()
+                await go_on.wait()
+                return self
+
+        manager = manager_of(Opening)
+        with ThreadPoolExecutor(1) as pool:
+            other = pool.submit(manager.execute_query, "other")
+            try:
+                with interrupted_when(opening), pytest.raises(KeyboardInterrupt):
+                    manager.execute_query("hello")
+            finally:  # or the pool would wait for ever
+                loops[0].call_soon_threadsafe(go_on.set)
+            assert other.result(5)["success"]
+        assert manager.get_statistics()["total_requests"] == 1
+        manager.close()
+
+    def test_ctrl_c_at_any_instruction_locks_nobody_out(self) -> None:
+        def interrupted_at(step: int) -> bool:
+            manager = manager_of(Slow())
+            ask = partial(manager.execute_query, "hello")
+            was_interrupted = interrupt_at(step, ask)
+            # In a thread of its own: whoever holds a lock may take it again.
+            succeeded = in_time(lambda: ask()["success"])
+            in_time(manager.close)
+            assert succeeded, f"after an interrupt at step {step}"
+            return was_interrupted
+
+        steps = next(step for step in itertools.count(1) if not interrupted_at(step))
+        assert steps > 50
 
 
 class TestEnding:

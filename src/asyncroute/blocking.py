@@ -17,15 +17,13 @@ import asyncio
 import atexit
 import logging
 import sys
-from concurrent.futures import CancelledError, Future
 from contextlib import suppress
 from functools import partial
-from threading import Condition, Thread
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, Unpack, final
+from threading import Lock, RLock, Thread, current_thread
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, Unpack, cast, final
 from weakref import finalize
 
 import anyio
-from anyio.from_thread import BlockingPortal
 
 from asyncroute import manager as _manager
 from asyncroute._errors import RouterStateError
@@ -49,6 +47,7 @@ if TYPE_CHECKING:
 
 __all__ = ("LLMRouter", "LLMRoutingManager")
 
+_S = TypeVar("_S")
 _T = TypeVar("_T")
 
 _log = logging.getLogger("asyncroute")
@@ -296,17 +295,19 @@ class _Bridge:
     """Takes calls from all threads to the loop in which the manager lives.
 
     The faces hold it, and the loop's thread does not: when the last face has gone, the loop ends.
+
+    A Ctrl-C may strike a caller between any two instructions of Python. Locks that are written in
+    Python (`Condition`, and with it `Event`, `Future` and anyio's portal) are then left locked for
+    good, here by one thread for all. So callers meet the loop over plain locks only.
     """
 
-    __slots__ = ("__weakref__", "_crossing", "_gate", "_is_closed", "_life", "_started", "manager")
+    __slots__ = ("__weakref__", "_gate", "_is_closed", "_life", "manager")
 
     def __init__(self, manager: _manager.LLMRoutingManager) -> None:
         self.manager = manager
         self._life = _Life(manager)
-        self._gate = Condition()
+        self._gate = RLock()  # a signal's handler may call, too
         self._is_closed = False
-        self._started: Future[BlockingPortal] | None = None
-        self._crossing = 0
         # Not at exit: that is for the one that waits until all is closed.
         finalize(self, self._life.let_go).atexit = False
 
@@ -322,13 +323,16 @@ class _Bridge:
             KeyboardInterrupt: It came while waiting; the call has been cancelled.
         """
         self._refuse_in_loop()
-        call = _Call(work, self._life if opens else None)
+        call = _Call(partial(self._life.opened, work) if opens else work)
         try:
-            return self._start(call).result()
-        except CancelledError:
-            raise RouterStateError("the manager was closed while the call ran") from None
+            # What is sent before the loop is told to end is served before it ends.
+            with self._gate:
+                if self._is_closed:
+                    raise RouterStateError("the manager is closed")
+                self._life.send(call)
+            return call.wait()
         except BaseException:
-            call.give_up()
+            self._life.give_up(call)
             raise
 
     def run_plain(self, work: Callable[[], _T]) -> _T:
@@ -344,28 +348,7 @@ class _Bridge:
         self._refuse_in_loop()
         with self._gate:
             self._is_closed = True
-            # What has crossed before the loop is told to end is served before it ends.
-            self._gate.wait_for(lambda: not self._crossing)
-        if self._started is not None:
-            self._life.end(why)
-
-    def _start(self, call: _Call[_T]) -> Future[_T]:
-        with self._gate:
-            if self._is_closed:
-                raise RouterStateError("the manager is closed")
-            if self._started is None:
-                self._started = self._life.start()
-            self._crossing += 1
-        try:
-            portal = self._started.result()
-            try:
-                return portal.start_task_soon(call.run)
-            except RuntimeError as error:
-                raise RouterStateError("the manager's loop has ended") from error
-        finally:
-            with self._gate:
-                self._crossing -= 1
-                self._gate.notify_all()
+        self._life.end(why)
 
     def _refuse_in_loop(self) -> None:
         try:
@@ -381,57 +364,72 @@ class _Bridge:
 
 @final
 class _Call(Generic[_T]):
-    """One call, which the thread that waits for it may give up."""
+    """One call: what it is to do, and what it came to."""
 
-    __slots__ = ("_is_given_up", "_life", "_loop", "_task", "_work")
+    __slots__ = ("_error", "_has_ended", "_result", "_work", "task")
 
-    def __init__(self, work: Callable[[], Awaitable[_T]], life: _Life | None) -> None:
+    def __init__(self, work: Callable[[], Awaitable[_T]]) -> None:
         self._work = work
-        self._life = life
-        self._is_given_up = False
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._task: asyncio.Task[Any] | None = None
+        self.task: asyncio.Task[None] | None = None
+        self._result: _T | None = None
+        self._error: BaseException | None = None
+        self._has_ended = Lock()
+        self._has_ended.acquire()
 
-    async def run(self) -> _T:
-        """Do the work, unless it was given up before."""
-        self._loop = asyncio.get_running_loop()
-        self._task = asyncio.current_task()
+    def wait(self) -> _T:
+        """Wait for its end, in the thread that calls; return or raise what it came to."""
+        self._has_ended.acquire()
+        if self._error is not None:
+            raise self._error
+        return cast("_T", self._result)
+
+    async def run(self) -> None:
+        """Do the work, in the loop. Raises only what ends the loop."""
         try:
-            if self._is_given_up:
-                raise asyncio.CancelledError
-            if self._life is not None:
-                await self._life.open()
-            return await self._work()
-        finally:
-            self._task = None
+            self._result = await self._work()
+        except asyncio.CancelledError:
+            self.refuse()
+        except BaseException as error:
+            self._error = error
+            self._has_ended.release()
+            if not isinstance(error, Exception):
+                raise
+        else:
+            self._has_ended.release()
 
-    def give_up(self) -> None:
-        """Cancel it, once and by edge, if it has not ended. Callable from any thread."""
-        self._is_given_up = True
-        if self._task is not None and self._loop is not None:
-            with suppress(RuntimeError):  # the loop has ended meanwhile
-                self._loop.call_soon_threadsafe(self._cancel)
-
-    def _cancel(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
+    def refuse(self) -> None:
+        """End it without an answer."""
+        self._error = RouterStateError("the manager was closed while the call ran")
+        self._has_ended.release()
 
 
 @final
 class _Life:
-    """A manager's life in a thread of its own: entered when needed, left in the same task.
+    """A manager's life in a thread of its own: entered when needed, left in the same task."""
 
-    anyio's `start_blocking_portal` would join the thread on leaving, which the garbage collector
-    must not do: it may run in that very thread. So the thread is ours, and the portal anyio's.
-    """
-
-    __slots__ = ("_asked", "_ending", "_error", "_loop", "_manager", "_opening", "_thread")
+    __slots__ = (
+        "_asked",
+        "_calls",
+        "_ending",
+        "_error",
+        "_has_ended",
+        "_loop",
+        "_manager",
+        "_opening",
+        "_tasks",
+        "_threads",
+    )
 
     def __init__(self, manager: _manager.LLMRoutingManager) -> None:
         self._manager = manager
+        # The first one is its thread; None, if it was ended before there was one. After a Ctrl-C
+        # while one is started, another may be; it finds that it is not the first, and ends.
+        self._threads: list[Thread | None] = []
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread: Thread | None = None
+        self._has_ended = False
         self._error: BaseException | None = None
+        self._calls: set[_Call[Any]] = set()
+        self._tasks: asyncio.TaskGroup
         self._asked: asyncio.Event
         self._ending: Exit | None = None
         self._opening: asyncio.Future[None] | None = None
@@ -442,22 +440,34 @@ class _Life:
 
     # Called from outside
 
-    def start(self) -> Future[BlockingPortal]:
-        """Start the thread; return what will be the way into its loop."""
-        started: Future[BlockingPortal] = Future()
-        # A daemon, and so are its worker threads: else the program would wait for them at its end,
-        # before it tells us that it ends.
-        self._thread = Thread(
-            target=self._run, args=(started,), name="asyncroute.blocking", daemon=True
-        )
-        self._thread.start()
-        return started
+    def send(self, call: _Call[Any]) -> None:
+        """Have a call run; start the thread for the first one.
+
+        Raises:
+            RouterStateError: The loop has ended.
+        """
+        self._calls.add(call)
+        if not self._threads:
+            # A daemon, and so are its worker threads: else the program would wait for them at its
+            # end, before it tells us that it ends.
+            Thread(target=self._run, name="asyncroute.blocking", daemon=True).start()
+        self._tell(self._begin, call)
+        if self._has_ended:
+            raise RouterStateError("the manager's loop has ended") from self._error
+
+    def give_up(self, call: _Call[Any]) -> None:
+        """Cancel a call, if it has not ended."""
+        self._calls.discard(call)
+        self._tell(self._cancel, call)
 
     def end(self, why: Exit) -> None:
         """Leave the manager, and wait until the thread has ended."""
-        self._tell_to_end(why)
-        if self._thread is not None:
-            self._thread.join()
+        self._threads.append(None)
+        thread = self._threads[0]
+        if thread is None:
+            return
+        self._leave(why)
+        thread.join()
         error, self._error = self._error, None
         if error is not None:
             raise error
@@ -468,45 +478,71 @@ class _Life:
 
     def let_go(self) -> None:
         """Leave the manager some time soon. Called by the garbage collector: takes no lock."""
-        self._tell_to_end((None, None, None))
+        self._leave((None, None, None))
 
-    def _tell_to_end(self, why: Exit) -> None:
+    def _leave(self, why: Exit) -> None:
+        if self._loop is None:
+            self._ending = why
+        self._tell(self._end, why)
+
+    def _tell(self, what: Callable[[_S], None], about: _S) -> None:
+        """Have something done in the loop; where there is none yet, it looks when it begins."""
         if self._loop is not None:
-            with suppress(RuntimeError):  # it has ended already
-                self._loop.call_soon_threadsafe(self._end, why)
+            with suppress(RuntimeError):  # it has ended
+                self._loop.call_soon_threadsafe(what, about)
 
     # In the thread
 
-    def _run(self, started: Future[BlockingPortal]) -> None:
+    def _run(self) -> None:
+        self._threads.append(current_thread())
+        if self._threads[0] is not current_thread():
+            return
         try:
-            anyio.run(self._live, started)
+            anyio.run(self._live)
         except BaseException as error:
             self._error = error
-            if not started.done():
-                started.set_exception(error)
         finally:
+            self._has_ended = True
+            for call in tuple(self._calls):  # the loop ended before they could begin
+                call.refuse()
             atexit.unregister(self.end_with_program)
 
-    async def _live(self, started: Future[BlockingPortal]) -> None:
+    async def _live(self) -> None:
         self._asked = asyncio.Event()
-        self._loop = asyncio.get_running_loop()
         atexit.register(self.end_with_program)
-        async with BlockingPortal() as portal:
-            started.set_result(portal)
+        async with asyncio.TaskGroup() as self._tasks:
+            self._loop = asyncio.get_running_loop()
+            for call in tuple(self._calls):  # those that came before there was a loop
+                self._begin(call)
             try:
                 await self._serve()
             except Exception as error:
                 _log.warning("closing the manager failed: %r", error)
-                self._error = error  # for who closes it; it would leave the portal in a group
+                self._error = error  # for who closes it; it would leave the tasks in a group
             # Calls that are not the routers', such as benchmarks, are not waited for.
-            await portal.stop(cancel_remaining=True)
+            for call in tuple(self._calls):
+                self._cancel(call)
 
-    async def open(self) -> None:
-        """Have the manager entered, if it is not yet.
+    def _begin(self, call: _Call[Any]) -> None:
+        if call in self._calls and call.task is None:  # neither given up nor begun
+            call.task = self._tasks.create_task(self._carry(call))
 
-        Raises:
-            Exception: What kept it from opening; the next call tries again.
-        """
+    async def _carry(self, call: _Call[Any]) -> None:
+        try:
+            await call.run()
+        finally:
+            self._calls.discard(call)
+
+    def _cancel(self, call: _Call[Any]) -> None:
+        if call.task is not None:
+            call.task.cancel()
+
+    async def opened(self, work: Callable[[], Awaitable[_T]]) -> _T:
+        """Do the work once the manager is entered."""
+        await self._open()
+        return await work()
+
+    async def _open(self) -> None:
         if self._opening is None:
             self._opening = asyncio.get_running_loop().create_future()
             self._asked.set()
@@ -528,15 +564,14 @@ class _Life:
             await self._manager.__aenter__()
         except Exception as error:
             self._opening = None
-            opening.set_exception(error)
+            opening.set_exception(error)  # the next call tries again
             opening.exception()  # who asked may have gone
         else:
             opening.set_result(None)
 
     def _end(self, why: Exit) -> None:
-        if self._ending is None:
-            self._ending = why
-            self._asked.set()
+        self._ending = self._ending or why
+        self._asked.set()
 
 
 async def _nothing() -> None:
