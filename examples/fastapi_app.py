@@ -11,16 +11,23 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
+from contextlib import aclosing, asynccontextmanager
+from math import ceil
 from typing import Any, TypeVar
 
 import from_environment
-from fastapi import FastAPI, HTTPException, Request
-from fastapi.responses import Response, StreamingResponse
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, Response, StreamingResponse
 from pydantic import BaseModel, Field
 
-from asyncroute import AsyncRouteError, ExecutionResult, LLMRouter
+from asyncroute import (
+    AsyncRouteError,
+    ConfigurationError,
+    LLMRouter,
+    NoEligibleModelError,
+    Stream,
+)
 
 T = TypeVar("T")
 
@@ -30,18 +37,6 @@ class Question(BaseModel):
     capability: str = "general"
     max_cost: float | None = Field(None, ge=0)
     max_tokens: int | None = Field(None, ge=1)
-
-
-# What a client may do about an error, by its kind; everything else is the upstream's fault.
-STATUS = {
-    "bad_request": 400,
-    "context_too_long": 413,
-    "content_refused": 422,
-    "overloaded": 503,
-    "no_eligible_model": 503,
-    "budget_exceeded": 402,
-    "deadline_exceeded": 504,
-}
 
 
 def create_app(models: list[Any] | None = None, providers: dict[str, Any] | None = None) -> FastAPI:
@@ -54,6 +49,7 @@ def create_app(models: list[Any] | None = None, providers: dict[str, Any] | None
             yield  # on the way out the router lets calls in flight finish
 
     app = FastAPI(title="Chat", lifespan=lifespan)
+    app.add_exception_handler(AsyncRouteError, refused)
 
     @app.post("/chat")
     async def chat(question: Question, request: Request) -> Any:
@@ -61,14 +57,13 @@ def create_app(models: list[Any] | None = None, providers: dict[str, Any] | None
         result = await unless_gone(request, router.execute(question.text, **fields(question)))
         if result is None:
             return Response(status_code=499)  # nobody reads it
-        if not result.success:
-            raise HTTPException(status_of(result), result.error)
-        return {"text": result.response, "model": result.model_id, "cost": result.actual_cost}
+        text = result.unwrap()
+        return {"text": text, "model": result.model_id, "cost": result.actual_cost}
 
     @app.post("/chat/stream")
-    async def chat_stream(question: Question, request: Request) -> StreamingResponse:
+    async def chat_stream(question: Question, request: Request) -> Response:
         router: LLMRouter = request.app.state.router
-        return StreamingResponse(events(router, question), media_type="text/event-stream")
+        return EventStream(events(router.stream(question.text, **fields(question))))
 
     @app.get("/statistics")
     async def statistics(request: Request) -> dict[str, Any]:
@@ -78,13 +73,11 @@ def create_app(models: list[Any] | None = None, providers: dict[str, Any] | None
     return app
 
 
-def status_of(result: ExecutionResult) -> int:
-    kinds = [result.error_kind, *(attempt.error_kind for attempt in result.attempts)]
-    return next((STATUS[kind] for kind in kinds if kind in STATUS), 502)
-
-
 def fields(question: Question) -> Any:
     return question.model_dump(exclude={"text"}, exclude_none=True)
+
+
+# ---------------------------------------------------------------- clients that leave
 
 
 async def unless_gone(request: Request, answering: Coroutine[Any, Any, T]) -> T | None:
@@ -108,25 +101,81 @@ async def disconnected(request: Request) -> None:
         pass
 
 
-async def events(router: LLMRouter, question: Question) -> AsyncIterator[str]:
+# ---------------------------------------------------------------- streams
+
+
+async def events(stream: Stream) -> AsyncGenerator[str]:
     """Answer in server-sent events: `text` pieces, then one `done` or `error`."""
-    stream = router.stream(question.text, **fields(question))
-    try:
-        # When the client has gone, the generator is cancelled, and this block closes the
-        # provider's stream.
-        async with stream:
+    async with stream:  # raises if no model answers
+        try:
             async for chunk in stream:
                 if chunk.text:
                     yield event("text", chunk.text)
-    except AsyncRouteError as error:
-        yield event("error", {"kind": error.kind, "message": str(error)})
-        return
+        except AsyncRouteError as error:  # too late for a status
+            yield event("error", {"kind": error.kind, "message": str(error)})
+            return
     result = stream.result()
     yield event("done", {"model": result.model_id, "cost": result.actual_cost})
 
 
 def event(name: str, data: Any) -> str:
     return f"event: {name}\ndata: {json.dumps(data)}\n\n"
+
+
+class EventStream(StreamingResponse):
+    """Sends its status with the first event, so that an error before it has one of its own.
+
+    When the client has gone, it is cancelled, and closes the events, and they the provider's
+    stream.
+    """
+
+    def __init__(self, events: AsyncGenerator[str]) -> None:
+        super().__init__(events, media_type="text/event-stream")
+        self.events = events
+
+    async def stream_response(self, send: Any) -> None:
+        async with aclosing(self.events):
+            first = await anext(self.events)
+            self.body_iterator = preceded(first, self.events)
+            await super().stream_response(send)
+
+
+async def preceded(first: str, others: AsyncIterator[str]) -> AsyncIterator[str]:
+    yield first
+    async for other in others:
+        yield other
+
+
+# ---------------------------------------------------------------- errors
+
+# What is not here is the upstream's fault.
+STATUS = {
+    "bad_request": 400,
+    "context_too_long": 413,
+    "content_refused": 422,
+    "overloaded": 429,
+    "budget_exceeded": 402,
+    "no_eligible_model": 422,
+    "router_state": 503,  # closing
+    "deadline_exceeded": 504,
+}
+
+
+async def refused(request: Request, error: Any) -> JSONResponse:
+    """Say in HTTP what a client may do about an error."""
+    if isinstance(error, ConfigurationError):
+        raise error  # ours to mend
+    # Where several attempts failed, the first one's error is the cause.
+    kinds = (error.kind, getattr(error.__cause__, "kind", ""))
+    status = next((STATUS[kind] for kind in kinds if kind in STATUS), 502)
+    wait = getattr(error, "retry_after", None) or getattr(error, "renews_after", None)
+    if isinstance(error, NoEligibleModelError) and wait is not None:
+        status = 503  # there will be a model again
+    return JSONResponse(
+        {"detail": str(error), "kind": error.kind},
+        status,
+        headers=None if wait is None else {"retry-after": str(ceil(wait))},
+    )
 
 
 app = create_app()

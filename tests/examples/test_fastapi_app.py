@@ -13,7 +13,22 @@ import httpx2
 import pytest
 import uvicorn
 
-from asyncroute import Call, Chunk, Completion, ContentRefusedError, ModelConfig, Usage
+from asyncroute import (
+    AllAttemptsFailedError,
+    AsyncRouteError,
+    BudgetExceededError,
+    Call,
+    Chunk,
+    Completion,
+    ConfigurationError,
+    ContentRefusedError,
+    DeadlineExceededError,
+    ModelConfig,
+    NoEligibleModelError,
+    OverloadedError,
+    RouterStateError,
+    Usage,
+)
 from asyncroute.providers import OpenAICompatibleProvider
 
 if TYPE_CHECKING:
@@ -62,10 +77,10 @@ class Upstream:
 
 
 @asynccontextmanager
-async def serving(app: FastAPI) -> AsyncIterator[httpx2.AsyncClient]:
+async def serving(app: FastAPI, log_level: str = "error") -> AsyncIterator[httpx2.AsyncClient]:
     """Run the app on a port of its own; give a client for it."""
     server = uvicorn.Server(
-        uvicorn.Config(app, port=0, log_level="error", ws="none", timeout_graceful_shutdown=1)
+        uvicorn.Config(app, port=0, log_level=log_level, ws="none", timeout_graceful_shutdown=1)
     )
     server.capture_signals = nullcontext  # type: ignore[method-assign]
     running = asyncio.create_task(server.serve())
@@ -102,8 +117,16 @@ async def asking(client: httpx2.AsyncClient, *paths: str) -> AsyncIterator[None]
         await asyncio.wait(asked)
 
 
-def slots_in_use(app: FastAPI) -> int:
-    return app.state.router.get_statistics()["model_stats"]["m"]["active_requests"]
+async def load(client: httpx2.AsyncClient) -> tuple[int, int]:
+    """Slots in use and requests that wait, as the app tells."""
+    stats = (await client.get("/statistics")).json()["model_stats"]["m"]
+    return stats["active_requests"], stats["queued_requests"]
+
+
+async def until_load(client: httpx2.AsyncClient, wanted: tuple[int, int]) -> None:
+    async with asyncio.timeout(2):
+        while await load(client) != wanted:  # noqa: ASYNC110 - as above
+            await asyncio.sleep(0.002)
 
 
 def read_events(text: str) -> list[tuple[str, Any]]:
@@ -134,10 +157,10 @@ async def test_a_client_that_leaves_ends_the_call_it_waited_for() -> None:
     async with serving(app) as client:
         async with asking(client, "/chat"):
             await until(lambda: provider.is_open)
-            assert slots_in_use(app) == 1
+            assert await load(client) == (1, 0)
         await until(lambda: not provider.is_open)
         assert (provider.calls, provider.cancelled) == (1, 1)
-        await until(lambda: not slots_in_use(app))
+        await until_load(client, (0, 0))
         provider.answers = True
         assert (await client.post("/chat", json=ASKED)).status_code == 200
 
@@ -150,24 +173,21 @@ async def test_a_client_that_leaves_a_stream_closes_the_providers() -> None:
             async for line in answer.aiter_lines():
                 if line.startswith("data"):
                     break
-            assert (provider.is_open, slots_in_use(app)) == (1, 1)
+            assert (provider.is_open, await load(client)) == (1, (1, 0))
         await until(lambda: not provider.is_open)
-        await until(lambda: not slots_in_use(app))
+        await until_load(client, (0, 0))
         assert provider.calls == 1
 
 
 async def test_many_clients_leave_at_once_and_every_slot_comes_back() -> None:
     provider = Upstream(answers=False)
-    app = app_over(provider)
-
-    def waiting() -> int:
-        return app.state.router.get_statistics()["model_stats"]["m"]["queued_requests"]
-
-    async with serving(app) as client:
+    async with serving(app_over(provider)) as client:
         # Four have slots, the others queue.
         async with asking(client, *("/chat", "/chat/stream") * 8):
-            await until(lambda: provider.is_open == 4 and waiting() == 12)
-        await until(lambda: not (provider.is_open or slots_in_use(app) or waiting()))
+            await until_load(client, (4, 12))
+            assert provider.is_open == 4
+        await until_load(client, (0, 0))
+        assert provider.is_open == 0
         calls = provider.calls
         provider.answers = True
         assert (await client.post("/chat", json=ASKED)).status_code == 200
@@ -206,10 +226,10 @@ async def test_over_real_http_the_upstream_sees_the_connection_close() -> None:
                     break
             assert (opened, closed) == (2, 1)
         await until(lambda: closed == 2)
-        await until(lambda: not slots_in_use(app))
+        await until_load(client, (0, 0))
 
 
-async def test_faults_have_a_status_and_in_a_stream_an_event() -> None:
+async def test_faults_of_providers_and_of_clients_have_a_status() -> None:
     class Refuses:
         cancels_promptly = True
 
@@ -217,13 +237,61 @@ async def test_faults_have_a_status_and_in_a_stream_an_event() -> None:
             raise ContentRefusedError("not this", status=400)
 
     async with serving(app_over(Refuses())) as client:
-        answer = await client.post("/chat", json=ASKED)
-        assert (answer.status_code, "not this" in answer.text) == (422, True)
+        for path in ("/chat", "/chat/stream"):
+            answer = await client.post(path, json=ASKED)
+            assert (answer.status_code, answer.json()["kind"]) == (422, "all_attempts_failed")
+            assert "not this" in answer.json()["detail"]
+            for bad in ({}, {"text": ""}, {"text": "Hi", "max_cost": -1}):
+                assert (await client.post(path, json=bad)).status_code == 422
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "retry_after"),
+    [
+        (OverloadedError("full", retry_after=1.2), 429, "2"),
+        (OverloadedError("full"), 429, None),
+        (BudgetExceededError("spent", renews_after=60.0), 402, "60"),
+        (NoEligibleModelError("too dear"), 422, None),
+        (NoEligibleModelError("all ejected", retry_after=4.0), 503, "4"),
+        (DeadlineExceededError("late"), 504, None),
+        (AllAttemptsFailedError("all down", retry_after=0.5), 502, "1"),
+        (RouterStateError("closing"), 503, None),
+        (ConfigurationError("no such strategy"), 500, None),
+    ],
+    ids=str,
+)
+async def test_errors_say_in_http_what_a_client_may_do(
+    error: AsyncRouteError, status: int, retry_after: str | None
+) -> None:
+    class Failing:
+        async def execute(self, text: str, **_: Any) -> None:
+            raise error
+
+        @asynccontextmanager
+        async def stream(self, text: str, **_: Any) -> AsyncIterator[None]:
+            raise error
+            yield
+
+    app = app_over(Upstream(answers=True))
+    async with serving(app, log_level="critical") as client:
+        app.state.router = Failing()
+        for path in ("/chat", "/chat/stream"):
+            answer = await client.post(path, json=ASKED)
+            assert (answer.status_code, answer.headers.get("retry-after")) == (status, retry_after)
+            assert answer.headers["content-type"] != "text/event-stream"
+
+
+async def test_a_stream_that_breaks_ends_in_an_event() -> None:
+    class Breaks(Upstream):
+        async def stream(self, call: Call, /) -> AsyncGenerator[Chunk]:
+            yield Chunk("Hi ")
+
+    async with serving(app_over(Breaks(answers=True))) as client:
         streamed = await client.post("/chat/stream", json=ASKED)
-        ((name, data),) = read_events(streamed.text)
-        assert (name, "not this" in data["message"]) == ("error", True)
-        for bad in ({}, {"text": ""}, {"text": "Hi", "max_cost": -1}):
-            assert (await client.post("/chat", json=bad)).status_code == 422
+        assert streamed.status_code == 200
+        first, (name, data) = read_events(streamed.text)
+        assert (first, name, data["kind"]) == (("text", "Hi "), "error", "stream_interrupted")
+        assert await load(client) == (0, 0)
 
 
 async def test_the_app_runs_from_the_environment_alone(monkeypatch: pytest.MonkeyPatch) -> None:
