@@ -46,9 +46,11 @@ class Call:
         usage: Tokens known so far. A provider sets it as soon as it learns them, also while it
             streams: what is here when a call is cancelled is what the call is taken to have cost.
         cost: Dollars as billed, where the provider says so itself; else the model's prices count.
+        first_content_after: Of a stream: seconds from the call to its first content, once it came.
+            Not set by providers.
     """
 
-    __slots__ = ("cost", "deadline", "model", "request", "usage")
+    __slots__ = ("cost", "deadline", "first_content_after", "model", "request", "usage")
 
     def __init__(self, model: ModelConfig, request: QueryRequest, deadline: float = inf) -> None:
         self.model = model
@@ -56,6 +58,7 @@ class Call:
         self.deadline = deadline
         self.usage: Usage | None = None
         self.cost: float | None = None
+        self.first_content_after: float | None = None
 
     @property
     def messages(self) -> tuple[Message, ...]:

@@ -125,6 +125,7 @@ class StreamTry(Try):
         now = self._request.runtime.now()
         assert self.sent_at is not None
         self.first_content_at = self._idle_since = now
+        self.call.first_content_after = now - self.sent_at
         self.endpoint.metrics.record_first_token(now - self.sent_at)
         self._request.has_committed(self)
         self._watch(now)

@@ -289,6 +289,10 @@ async def test_a_stream_is_a_call_to_its_end(telemetry: Telemetry) -> None:
             assert [chunk.text async for chunk in stream] == ["one", "two", ""]
     (call,) = telemetry.calls()
     assert attributes(call)["gen_ai.usage.output_tokens"] == 2
+    assert attributes(call)["gen_ai.request.stream"] is True
+    assert attributes(call)["gen_ai.response.time_to_first_chunk"] == 0.5
+    (first,) = telemetry.points("gen_ai.client.operation.time_to_first_chunk")
+    assert (first.count, first.sum) == (1, 0.5)
     assert telemetry.durations() == {None: pytest.approx(1.0)}
     assert telemetry.tokens() == {("a", "input"): 3, ("a", "output"): 2}
     assert attributes(telemetry.requests()[0])["gen_ai.response.finish_reasons"] == ("stop",)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import gc
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
-from asyncroute import ConfigurationError, LLMRouter, Usage, exporters
+from asyncroute import Call, Chunk, ConfigurationError, LLMRouter, Usage, exporters
 from asyncroute.exporters import PrometheusObserver
 from support import Scripted, answers, fails, hangs, model, router_of
 
@@ -88,6 +89,27 @@ async def test_calls_given_up_are_counted_but_not_timed(scraped: Scraped) -> Non
         ("", "b", "won", "race"): 1,
     }
     assert scraped.samples("asyncroute_attempt_duration_seconds_count") == {("b", "won"): 1}
+
+
+async def test_the_first_token_of_a_stream_is_timed_and_of_a_whole_answer_is_not(
+    scraped: Scraped,
+) -> None:
+    class Streaming(Scripted):
+        async def stream(self, call: Call, /) -> AsyncGenerator[Chunk]:
+            await asyncio.sleep(0.5)
+            yield Chunk("one")
+            await asyncio.sleep(3)
+            yield Chunk("two", finish_reason="stop")
+
+    async with scraped.router(Streaming(), "a") as router:
+        await router.execute("hello")
+        assert scraped.samples("asyncroute_first_token_seconds_count") == {}
+        async with router.stream("hello") as stream:
+            assert [chunk.text async for chunk in stream] == ["one", "two"]
+        async with router.stream("hello") as stream:
+            await anext(stream)  # and leave
+    assert scraped.samples("asyncroute_first_token_seconds_count") == {("a",): 2}
+    assert scraped.samples("asyncroute_first_token_seconds_sum")["a",] == pytest.approx(1)
 
 
 async def test_tokens_and_dollars_are_counted_by_model(scraped: Scraped) -> None:

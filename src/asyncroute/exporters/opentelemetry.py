@@ -40,8 +40,10 @@ OPERATION_NAME = "gen_ai.operation.name"
 PROVIDER_NAME = "gen_ai.provider.name"
 REQUEST_MODEL = "gen_ai.request.model"
 REQUEST_MAX_TOKENS = "gen_ai.request.max_tokens"
+REQUEST_STREAM = "gen_ai.request.stream"
 REQUEST_STOP_SEQUENCES = "gen_ai.request.stop_sequences"
 RESPONSE_FINISH_REASONS = "gen_ai.response.finish_reasons"
+RESPONSE_TIME_TO_FIRST_CHUNK = "gen_ai.response.time_to_first_chunk"
 USAGE_INPUT_TOKENS = "gen_ai.usage.input_tokens"
 USAGE_OUTPUT_TOKENS = "gen_ai.usage.output_tokens"
 USAGE_CACHE_READ_INPUT_TOKENS = "gen_ai.usage.cache_read.input_tokens"
@@ -50,9 +52,10 @@ TOKEN_TYPE = "gen_ai.token.type"
 ERROR_TYPE = "error.type"
 
 OPERATION_DURATION = "gen_ai.client.operation.duration"
+TIME_TO_FIRST_CHUNK = "gen_ai.client.operation.time_to_first_chunk"
 TOKEN_USAGE = "gen_ai.client.token.usage"
 
-# The conventions give the boundaries of both.
+# The conventions give the boundaries of durations and tokens.
 _DURATIONS = (
     0.01,
     0.02,
@@ -103,9 +106,10 @@ class OpenTelemetryObserver:
     - `asyncroute.request` for every request, cached and refused ones too, in the caller's current
       span; a sibling of the calls, of which it says how many there were and what they cost.
 
-    Metrics: `gen_ai.client.operation.duration` for calls and `gen_ai.client.token.usage` for
-    attempts as they stood when their request was decided; only tokens a provider has told are
-    counted, no estimates.
+    Metrics: `gen_ai.client.operation.duration` for calls,
+    `gen_ai.client.operation.time_to_first_chunk` for streams (to the first one with content; their
+    spans have it as well), and `gen_ai.client.token.usage` for attempts as they stood when their
+    request was decided; only tokens a provider has told are counted, no estimates.
 
     `error.type` is the kind of error as in `error_kind`, or `cancelled` where a call was given up,
     which is no error of the span. Texts of errors, queries and answers are never recorded.
@@ -115,7 +119,7 @@ class OpenTelemetryObserver:
         meter_provider: Instead of the global one.
     """
 
-    __slots__ = ("_durations", "_names", "_tokens", "_tracer")
+    __slots__ = ("_durations", "_first_chunks", "_names", "_tokens", "_tracer")
 
     def __init__(
         self,
@@ -129,6 +133,12 @@ class OpenTelemetryObserver:
             OPERATION_DURATION,
             unit="s",
             description="GenAI operation duration.",
+            explicit_bucket_boundaries_advisory=_DURATIONS,
+        )
+        self._first_chunks = meter.create_histogram(
+            TIME_TO_FIRST_CHUNK,
+            unit="s",
+            description="Time from the call to the first chunk with content.",
             explicit_bucket_boundaries_advisory=_DURATIONS,
         )
         self._tokens = meter.create_histogram(
@@ -145,7 +155,8 @@ class OpenTelemetryObserver:
         model = call.model
         name = _WELL_KNOWN.get(model.provider, model.provider)
         self._names[model.model_id] = name
-        return _CallSpan(self._tracer, self._durations, call, _attributes(name, model.model_id))
+        attributes = _attributes(name, model.model_id)
+        return _CallSpan(self._tracer, self._durations, self._first_chunks, call, attributes)
 
     def on_attempt(self, request: QueryRequest, attempt: Attempt, /) -> None:
         """Record the tokens of an attempt."""
@@ -197,6 +208,7 @@ class _CallSpan:
         "_attributes",
         "_call",
         "_durations",
+        "_first_chunks",
         "_outer",
         "_span",
         "_started_at",
@@ -205,10 +217,16 @@ class _CallSpan:
     )
 
     def __init__(
-        self, tracer: Tracer, durations: Histogram, call: Call, attributes: dict[str, Any]
+        self,
+        tracer: Tracer,
+        durations: Histogram,
+        first_chunks: Histogram,
+        call: Call,
+        attributes: dict[str, Any],
     ) -> None:
         self._tracer = tracer
         self._durations = durations
+        self._first_chunks = first_chunks
         self._call = call
         self._attributes = attributes
         self.has_ended = False
@@ -232,7 +250,7 @@ class _CallSpan:
         traceback: TracebackType | None,
     ) -> None:
         seconds = asyncio.get_running_loop().time() - self._started_at
-        span, usage = self._span, self._call.usage
+        span, usage, first = self._span, self._call.usage, self._call.first_content_after
         self.has_ended = True
         if self.is_on_top(context.get_current()):
             context.attach(self._below())
@@ -243,6 +261,9 @@ class _CallSpan:
                 span.set_status(Status(StatusCode.ERROR))
         if usage is not None:
             span.set_attributes(_usage(usage))
+        if first is not None:
+            span.set_attributes({REQUEST_STREAM: True, RESPONSE_TIME_TO_FIRST_CHUNK: first})
+            self._first_chunks.record(first, self._attributes)
         span.end()
         self._durations.record(seconds, self._attributes)
 

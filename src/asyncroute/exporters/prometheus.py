@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple, final
 from weakref import WeakValueDictionary
 
@@ -18,11 +19,13 @@ except ImportError as error:
     ) from error
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
+    from contextlib import AbstractContextManager
 
     from prometheus_client import CollectorRegistry
 
     from asyncroute._inputs import QueryRequest
+    from asyncroute._protocols import Call
     from asyncroute._results import ExecutionResult
     from asyncroute._router import LLMRouter
     from asyncroute._values import Attempt
@@ -50,6 +53,7 @@ class PrometheusObserver:
     `asyncroute_attempts_total`                 `model`, `role`, `outcome`, `error`
     `asyncroute_attempt_duration_seconds`       `model`, `outcome`
     `asyncroute_attempt_queued_seconds`         `model`
+    `asyncroute_first_token_seconds`            `model` (streams only)
     `asyncroute_tokens_total`                   `model`, `type` (`input`, `output`)
     `asyncroute_cost_usd_total`                 `model`, `estimated`
     =========================================== ================================
@@ -73,6 +77,7 @@ class PrometheusObserver:
         "_attempt_seconds",
         "_attempts",
         "_cost",
+        "_first_tokens",
         "_queued_seconds",
         "_request_seconds",
         "_requests",
@@ -115,6 +120,13 @@ class PrometheusObserver:
             buckets=_WAITS,
             registry=registry,
         )
+        self._first_tokens = Histogram(
+            "asyncroute_first_token_seconds",
+            "Seconds from the call of a streaming provider to its first content.",
+            ("model",),
+            buckets=_SECONDS,
+            registry=registry,
+        )
         self._tokens = Counter(
             "asyncroute_tokens",
             "Tokens used, those of failed and superseded attempts included.",
@@ -146,6 +158,19 @@ class PrometheusObserver:
             ConfigurationError: Another router has this name.
         """
         self._routers.add(name, router)
+
+    def on_start(self, call: Call, /) -> AbstractContextManager[object]:
+        """Return a context that times the first token of a stream."""
+        return self._first_token(call)
+
+    @contextmanager
+    def _first_token(self, call: Call) -> Generator[None]:
+        try:
+            yield
+        finally:
+            if call.first_content_after is not None:
+                seconds = self._first_tokens.labels(call.model.model_id)
+                seconds.observe(call.first_content_after)
 
     def on_attempt(self, request: QueryRequest, attempt: Attempt, /) -> None:
         """Count an attempt, its tokens and its cost."""
