@@ -40,6 +40,7 @@ from asyncroute import (
     Chunk,
     ConfigurationError,
     ContextTooLongError,
+    LLMRouter,
     ProviderError,
     RateLimitedError,
     RouterStateError,
@@ -294,6 +295,12 @@ async def test_mistakes_stay_what_they_are() -> None:
     async with router:
         with pytest.raises(ConfigurationError, match="best_ever"):
             await Agent(RoutedModel(router, strategy="best_ever")).run("Why?")
+    provider = Turns(says("x"))
+    async with LLMRouter([MODEL], {"other": provider}) as router:
+        with pytest.raises(ConfigurationError, match="provider") as caught:
+            async with RoutedModel(router).request_stream([ask("?")], None, NOTHING):
+                pass
+        assert caught.value.__cause__ is None
 
 
 async def test_a_broken_stream_is_an_error_with_its_cause(inline: bool) -> None:

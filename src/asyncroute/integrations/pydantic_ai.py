@@ -2,69 +2,25 @@
 
 from __future__ import annotations
 
-import base64
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, Unpack, cast, final
+from typing import TYPE_CHECKING, Any, Unpack, final
 
-from asyncroute._errors import (
-    AllAttemptsFailedError,
-    AsyncRouteError,
-    AttemptTimeoutError,
-    AuthenticationError,
-    BadRequestError,
-    BudgetExceededError,
-    ConfigurationError,
-    ContextTooLongError,
-    DeadlineExceededError,
-    ModelNotFoundError,
-    OverloadedError,
-    ProviderError,
-    ProviderOverloadedError,
-    QuotaExhaustedError,
-    RateLimitedError,
-    RouterStateError,
-    StreamInterruptedError,
-    UnavailableError,
-)
+from asyncroute._errors import ConfigurationError, StreamInterruptedError
 from asyncroute._stream import Stream
 
 try:
-    from pydantic_ai.exceptions import (
-        ModelAPIError,
-        ModelAuthenticationError,
-        ModelConnectionError,
-        ModelContextWindowExceededError,
-        ModelHTTPError,
-        ModelOverloadedError,
-        ModelQuotaExceededError,
-        ModelRateLimitError,
-        ModelRequestRejectedError,
-        ModelServerError,
-        ModelTimeoutError,
-        UserError,
-    )
-    from pydantic_ai.exceptions import ModelNotFoundError as UnknownModelError
     from pydantic_ai.messages import (
-        BinaryContent,
         FinishReason,
-        ImageUrl,
         ModelMessage,
-        ModelRequest,
-        ModelRequestPart,
         ModelResponse,
         ModelResponsePart,
         ModelResponseStreamEvent,
-        SystemPromptPart,
-        TextContent,
         TextPart,
         ToolCallPart,
-        ToolReturnPart,
-        UserContent,
-        UserPromptPart,
     )
     from pydantic_ai.models import (
         Model,
@@ -73,15 +29,18 @@ try:
         check_allow_model_requests,
     )
     from pydantic_ai.profiles import ModelProfile, ModelProfileSpec
-    from pydantic_ai.settings import ModelSettings, ToolOrOutput
     from pydantic_ai.usage import RequestUsage
+
+    from asyncroute.integrations._pydantic_ai_errors import SYSTEM, translated
+    from asyncroute.integrations._pydantic_ai_request import request_fields, written
 except ImportError as error:
     raise ConfigurationError(
         f"RoutedModel needs pydantic-ai ({error}): pip install 'asyncroute[pydantic-ai]'"
     ) from error
 
 if TYPE_CHECKING:
-    from pydantic_ai.tools import RunContext, ToolDefinition
+    from pydantic_ai.settings import ModelSettings
+    from pydantic_ai.tools import RunContext
 
     from asyncroute._inputs import Message, RequestFields
     from asyncroute._modes import Mode
@@ -91,8 +50,6 @@ if TYPE_CHECKING:
     from asyncroute._values import Chunk, Usage
 
 __all__ = ("RoutedModel",)
-
-_SYSTEM = "asyncroute"
 
 
 @final
@@ -119,12 +76,16 @@ class RoutedModel(Model[Any]):
         strategy: A strategy's name, or a selector.
         mode: As for `LLMRouter.execute`, without cascades.
         settings: pydantic-ai's settings for every request. `max_tokens` and `timeout` (seconds for
-            the whole request) become the request's own, the others parameters of the call.
+            the whole request) become the request's own, the others parameters of the call; but
+            those in `unsupported_settings` are ignored, as pydantic-ai has it. What one vendor
+            alone knows goes into `extra_body`.
         profile: What the models can do, if not the usual.
         **fields: Fields of `QueryRequest` for every request.
     """
 
-    unsupported_settings = frozenset({"extra_headers", "max_retries"})
+    unsupported_settings = frozenset(
+        {"cache", "citations", "extra_headers", "max_retries", "thinking"}
+    )
 
     def __init__(
         self,
@@ -150,7 +111,7 @@ class RoutedModel(Model[Any]):
     @property
     def system(self) -> str:
         """Who provides it, as traces show it."""
-        return _SYSTEM
+        return SYSTEM
 
     async def request(
         self,
@@ -168,17 +129,15 @@ class RoutedModel(Model[Any]):
         result = await self._router.execute(
             chat, strategy=self._strategy, mode=self._mode, **fields
         )
-        try:
+        with translated():
             text = result.unwrap()
-        except AsyncRouteError as error:
-            raise _told(error) from error
         parts: list[ModelResponsePart] = [TextPart(text)] if text else []
         parts += [_call_part(call) for call in result.tool_calls]
         return ModelResponse(
             parts,
             usage=_usage(result.usage, result.actual_cost),
             model_name=result.model_id,
-            provider_name=_SYSTEM,
+            provider_name=SYSTEM,
             provider_details=_details(result),
             provider_response_id=result.request_id,
             finish_reason=_FINISH_REASONS.get(result.finish_reason or "stop", "stop"),
@@ -201,10 +160,8 @@ class RoutedModel(Model[Any]):
         chat, fields, prepared = self._ask(messages, model_settings, model_request_parameters)
         stream = self._router.stream(chat, strategy=self._strategy, mode=self._mode, **fields)
         async with AsyncExitStack() as stack:
-            try:
+            with translated():
                 await stack.enter_async_context(stream)
-            except AsyncRouteError as error:
-                raise _told(error) from error
             yield _Streamed(prepared, stream)
 
     def _ask(
@@ -213,39 +170,15 @@ class RoutedModel(Model[Any]):
         settings: ModelSettings | None,
         parameters: ModelRequestParameters,
     ) -> tuple[list[Message], RequestFields, ModelRequestParameters]:
-        prepared, parameters = self.prepare_request(settings, parameters)
-        wishes = cast("dict[str, Any]", prepared or {})
-        params = {name: wishes[key] for key, name in _PARAMS.items() if key in wishes}
-        params |= _tools(wishes, parameters)
-        answer_format = _answer_format(parameters)
-        if answer_format is not None:
-            params["response_format"] = answer_format
-        params |= wishes.get("extra_body") or {}
-        fields = self._fields.copy()
-        fields["params"] = {**(fields.get("params") or {}), **params}
-        if "max_tokens" in wishes:
-            fields["max_tokens"] = wishes["max_tokens"]
-        if wishes.get("timeout") is not None:
-            fields["timeout"] = _seconds(wishes["timeout"])
-        return _chat(messages, parameters), fields, parameters
+        settings, parameters = self.prepare_request(settings, parameters)
+        fields = request_fields(self._fields, settings or {}, parameters)
+        return written(messages, parameters), fields, parameters
 
 
 # No schemas are rewritten and nothing is taken for granted that only some vendors' models do.
 _PROFILE = ModelProfile(
     supports_tools=True, supports_json_schema_output=True, supports_json_object_output=True
 )
-
-_PARAMS = {
-    "temperature": "temperature",
-    "top_p": "top_p",
-    "top_k": "top_k",
-    "seed": "seed",
-    "presence_penalty": "presence_penalty",
-    "frequency_penalty": "frequency_penalty",
-    "logit_bias": "logit_bias",
-    "stop_sequences": "stop",
-    "service_tier": "service_tier",
-}
 
 _FINISH_REASONS: Mapping[str, FinishReason] = {
     "stop": "stop",
@@ -255,169 +188,6 @@ _FINISH_REASONS: Mapping[str, FinishReason] = {
     "function_call": "tool_call",
     "error": "error",
 }
-
-
-def _seconds(timeout: object) -> float:
-    if isinstance(timeout, (int, float)):
-        return float(timeout)
-    raise UserError(f"timeout is a number of seconds here, for the whole request; got {timeout!r}")
-
-
-# ---------------------------------------------------------------- tools and formats
-
-
-def _tools(wishes: Mapping[str, Any], parameters: ModelRequestParameters) -> dict[str, Any]:
-    """Say which tools there are and whether one has to be called."""
-    offered, choice = _choice(wishes.get("tool_choice"), parameters)
-    if not offered:
-        return {}
-    params: dict[str, Any] = {"tools": [_tool(tool) for tool in offered]}
-    if choice != "auto":
-        params["tool_choice"] = choice
-    if "parallel_tool_calls" in wishes:
-        params["parallel_tool_calls"] = wishes["parallel_tool_calls"]
-    return params
-
-
-def _choice(wanted: Any, parameters: ModelRequestParameters) -> tuple[list[ToolDefinition], str]:
-    functions, outputs = parameters.declared_function_tools, parameters.output_tools
-    default = "auto" if parameters.allow_text_output else "required"
-    if wanted is None or wanted == "auto":
-        return [*functions, *outputs], default
-    if wanted == "required":  # pydantic-ai's word for a call that is not the answer
-        return functions, "required"
-    if isinstance(wanted, ToolOrOutput):
-        named = _named(functions, wanted.function_tools)
-    elif wanted == "none" or not wanted:
-        named = []
-    else:
-        chosen = _named([*functions, *outputs], wanted)
-        if not chosen:
-            raise UserError(f"tool_choice names none of the tools: {wanted!r}")
-        return chosen, "required"
-    if named or outputs:
-        return [*named, *outputs], default
-    return functions, "none"  # still described: the conversation may have calls of them
-
-
-def _named(tools: Iterable[ToolDefinition], names: Iterable[str]) -> list[ToolDefinition]:
-    kept = set(names)
-    return [tool for tool in tools if tool.name in kept]
-
-
-def _tool(tool: ToolDefinition) -> dict[str, Any]:
-    function: dict[str, Any] = {
-        "name": tool.name,
-        "description": tool.description or "",
-        "parameters": tool.parameters_json_schema,
-    }
-    if tool.strict:
-        function["strict"] = True
-    return {"type": "function", "function": function}
-
-
-def _answer_format(parameters: ModelRequestParameters) -> dict[str, Any] | None:
-    if parameters.output_mode == "prompted":
-        return {"type": "json_object"}
-    wanted = parameters.output_object
-    if parameters.output_mode != "native" or wanted is None:
-        return None
-    schema: dict[str, Any] = {"name": wanted.name or "final_result", "schema": wanted.json_schema}
-    if wanted.description:
-        schema["description"] = wanted.description
-    if wanted.strict is not None:
-        schema["strict"] = wanted.strict
-    return {"type": "json_schema", "json_schema": schema}
-
-
-# ---------------------------------------------------------------- the conversation
-
-
-def _chat(messages: Sequence[ModelMessage], parameters: ModelRequestParameters) -> list[Message]:
-    """Write a conversation as chat APIs take it, with one system message at its head."""
-    chat: list[Message] = []
-    for message in messages:
-        if isinstance(message, ModelRequest):
-            for part in message.parts:
-                chat.extend(_asked(part))
-            continue
-        answer = _answered(message)
-        if answer is not None:
-            chat.append(answer)
-    lead: list[str] = []
-    while chat and chat[0]["role"] == "system":
-        lead.append(chat.pop(0)["content"])
-    lead += _instructions(messages, parameters)
-    # Some servers take one system message only, and the model is not known yet.
-    return [{"role": "system", "content": "\n\n".join(lead)}, *chat] if lead else chat
-
-
-def _instructions(
-    messages: Sequence[ModelMessage], parameters: ModelRequestParameters
-) -> list[str]:
-    if parameters.instruction_parts is not None:
-        return [part.content for part in parameters.instruction_parts]
-    requests = (message for message in reversed(messages) if isinstance(message, ModelRequest))
-    latest = next(requests, None)
-    return [latest.instructions] if latest is not None and latest.instructions else []
-
-
-def _asked(part: ModelRequestPart) -> Iterator[Message]:
-    if isinstance(part, SystemPromptPart):
-        yield {"role": "system", "content": part.content}
-    elif isinstance(part, UserPromptPart):
-        yield {"role": "user", "content": _content(part.content)}
-    elif isinstance(part, ToolReturnPart):
-        text, files = part.model_response_str_and_user_content()
-        yield {"role": "tool", "tool_call_id": part.tool_call_id, "content": text}
-        if files:
-            yield {"role": "user", "content": _content(files)}
-    else:
-        raise UserError(
-            f"a {part.part_kind!r} part cannot be sent as it is; agents prepare it by"
-            " Model.prepare_messages, and so must who calls the model directly"
-        )
-
-
-def _content(content: str | Sequence[UserContent]) -> str | list[dict[str, Any]]:
-    if isinstance(content, str):
-        return content
-    return [block for item in content for block in _block(item)]
-
-
-def _block(item: UserContent) -> Iterator[dict[str, Any]]:
-    if isinstance(item, (str, TextContent)):
-        yield {"type": "text", "text": item if isinstance(item, str) else item.content}
-    elif isinstance(item, ImageUrl):
-        yield {"type": "image_url", "image_url": {"url": item.url}}
-    elif isinstance(item, BinaryContent) and item.is_image:
-        encoded = base64.b64encode(item.data).decode()
-        url = f"data:{item.media_type};base64,{encoded}"
-        yield {"type": "image_url", "image_url": {"url": url}}
-    elif isinstance(item, BinaryContent) and item.is_audio:
-        encoded = base64.b64encode(item.data).decode()
-        yield {"type": "input_audio", "input_audio": {"data": encoded, "format": item.format}}
-    elif getattr(item, "kind", None) != "cache-point":  # where to cache is each vendor's own
-        raise UserError(f"RoutedModel takes text, images and audio, not {type(item).__name__}")
-
-
-def _answered(response: ModelResponse) -> Message | None:
-    texts = [part.content for part in response.parts if isinstance(part, TextPart)]
-    calls = [
-        {
-            "id": part.tool_call_id,
-            "type": "function",
-            "function": {"name": part.tool_name, "arguments": part.args_as_json_str()},
-        }
-        for part in response.parts
-        if isinstance(part, ToolCallPart)
-    ]
-    if not texts and not calls:
-        return None
-    message: Message = {"role": "assistant", "content": "\n\n".join(texts) if texts else None}
-    if calls:
-        message["tool_calls"] = calls
-    return message
 
 
 # ---------------------------------------------------------------- the answer
@@ -464,12 +234,10 @@ class _Streamed(StreamedResponse):
     _calls: int = 0
 
     async def _get_event_iterator(self) -> AsyncIterator[ModelResponseStreamEvent]:
-        try:
+        with translated(in_stream=True):
             async for chunk in self.stream:
                 for event in self._events(chunk):
                     yield event
-        except AsyncRouteError as error:
-            raise _told(error, in_stream=True) from error
         await self.close_stream()
         result = self.stream.result()
         self.provider_response_id = result.request_id
@@ -518,7 +286,7 @@ class _Streamed(StreamedResponse):
     @property
     def provider_name(self) -> str:
         """Who provides it."""
-        return _SYSTEM
+        return SYSTEM
 
     @property
     def provider_url(self) -> None:
@@ -529,45 +297,3 @@ class _Streamed(StreamedResponse):
     def timestamp(self) -> datetime:
         """When the stream was opened."""
         return self._began
-
-
-# ---------------------------------------------------------------- errors
-
-_CATEGORIES: tuple[tuple[type[AsyncRouteError], type[ModelAPIError]], ...] = (
-    (RateLimitedError, ModelRateLimitError),
-    (ProviderOverloadedError, ModelOverloadedError),
-    (OverloadedError, ModelOverloadedError),
-    (QuotaExhaustedError, ModelQuotaExceededError),
-    (BudgetExceededError, ModelQuotaExceededError),
-    (AuthenticationError, ModelAuthenticationError),
-    (ModelNotFoundError, UnknownModelError),
-    (ContextTooLongError, ModelContextWindowExceededError),
-    (BadRequestError, ModelRequestRejectedError),
-    (AttemptTimeoutError, ModelTimeoutError),
-    (DeadlineExceededError, ModelTimeoutError),
-    (StreamInterruptedError, ModelConnectionError),
-    (UnavailableError, ModelServerError),
-)
-
-
-def _told(error: AsyncRouteError, *, in_stream: bool = False) -> Exception:
-    """Say it in pydantic-ai's words; a mistake in the configuration stays what it is."""
-    if isinstance(error, (ConfigurationError, RouterStateError)):
-        return error
-    # Of several attempts the first one says best what is wrong.
-    about = error.__cause__ if isinstance(error, AllAttemptsFailedError) else error
-    about = about if isinstance(about, AsyncRouteError) else error
-    category = next((ours for kind, ours in _CATEGORIES if isinstance(about, kind)), ModelAPIError)
-    model = about.model_id if isinstance(about, ProviderError) else None
-    status = about.status if isinstance(about, ProviderError) else None
-    retry_after: float | None = getattr(error, "retry_after", None)
-    if status is None or status < 400:
-        return category(model or _SYSTEM, str(error), retry_after=retry_after, in_stream=in_stream)
-    return ModelHTTPError.for_category(
-        cast("Any", None if category is ModelAPIError else category),
-        status_code=status,
-        model_name=model or _SYSTEM,
-        body=str(error),
-        retry_after=retry_after,
-        in_stream=in_stream,
-    )
