@@ -11,6 +11,7 @@ from agents import (
     Agent,
     ModelSettings,
     Runner,
+    WebSearchTool,
     function_tool,
     set_trace_processors,
     set_tracing_disabled,
@@ -23,11 +24,13 @@ from agents.tracing import GenerationSpanData, Span, Trace, TracingProcessor
 from openai.types.shared import Reasoning
 from pydantic import BaseModel
 from test_pydantic_ai import assert_names_extra
-from turns import MODEL, Turns, assert_at_rest, calls, router_of, says
+from turns import COST, MODEL, Turns, assert_at_rest, calls, router_of, says
 
 from asyncroute import (
     AllAttemptsFailedError,
     Chunk,
+    ExecutionResult,
+    QueryRequest,
     RateLimitedError,
     RouterStateError,
     StreamInterruptedError,
@@ -234,6 +237,41 @@ async def test_conversations_of_openais_servers_are_refused() -> None:
         with pytest.raises(UserError, match="previous_response_id"):
             await Runner.run(agent, "Why?", previous_response_id="resp_1")
     assert provider.requests == []
+
+
+@pytest.mark.parametrize(
+    ("asked", "named"),
+    [
+        ({"model_settings": ModelSettings(truncation="auto")}, "truncation: settings"),
+        ({"model_settings": ModelSettings(extra_headers={"x": "y"})}, "extra_headers: settings"),
+        ({"tools": [WebSearchTool()]}, "Hosted tools"),
+    ],
+)
+async def test_what_only_openai_has_is_refused(asked: dict[str, Any], named: str) -> None:
+    provider = Turns(says("never"))
+    async with router_of(provider) as router:
+        agent = Agent(name="A", model=AgentsModel(router), **asked)
+        with pytest.raises(UserError, match=named):
+            await Runner.run(agent, "Why?")
+        with pytest.raises(UserError, match=named):
+            async for _ in Runner.run_streamed(agent, "Why?").stream_events():
+                pass
+    assert provider.requests == []
+
+
+async def test_an_observer_knows_a_response_by_its_request_id_and_what_it_cost() -> None:
+    class Costs:
+        def __init__(self) -> None:
+            self.by_request: dict[str | None, float] = {}
+
+        def on_result(self, request: QueryRequest, result: ExecutionResult, /) -> None:
+            self.by_request[result.request_id] = result.actual_cost
+
+    costs = Costs()
+    async with router_of(Turns(says("yes")), observers=[costs]) as router:
+        result = await Runner.run(Agent(name="A", model=AgentsModel(router)), "Why?")
+    (response,) = result.raw_responses
+    assert costs.by_request == {response.request_id: pytest.approx(COST)}
 
 
 class Spans(TracingProcessor):

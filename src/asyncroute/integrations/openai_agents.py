@@ -62,10 +62,14 @@ class AgentsModel(Model):
             agent = Agent(name="Helper", model=AgentsModel(router, strategy="balanced"))
             print((await Runner.run(agent, "Why is the sky blue?")).final_output)
 
-    Tools, handoffs, output types and streams pass through, in the words of chat completions:
-    conversations kept by OpenAI's servers and reusable prompts are refused. Errors are asyncroute's
-    own; where one says when to come back, the SDK's retries are told. Cancelling the run, or a
-    timeout in its settings, cancels the calls.
+    Tools, handoffs, output types and streams pass through, in the words of chat completions. What
+    has none there raises the SDK's `UserError`: conversations kept by OpenAI's servers, reusable
+    prompts, tools that OpenAI runs, and settings such as `truncation` or `extra_headers`. Errors
+    are asyncroute's own; where one says when to come back, the SDK's retries are told. Cancelling
+    the run, or a timeout in its settings, cancels the calls.
+
+    The SDK counts tokens but no dollars: those are in the router's statistics, and an observer
+    knows a response by its `request_id`.
 
     Args:
         router: The router, entered in the loop in which the agent runs. It stays yours.
@@ -194,6 +198,27 @@ def _refuse(response: str | None, conversation: str | None, prompt: object) -> N
         )
 
 
+def _refuse_settings(settings: ModelSettings) -> None:
+    named = [name for name in _UNROUTED if getattr(settings, name, None)]  # not all are in each SDK
+    if named:
+        raise UserError(
+            f"{', '.join(named)}: settings of OpenAI's own that a router cannot pass on; parameters"
+            " that your models' API takes go into extra_body"
+        )
+
+
+_UNROUTED = (
+    "truncation",
+    "prompt_cache_retention",
+    "prompt_cache_options",
+    "response_include",
+    "top_logprobs",
+    "extra_query",
+    "extra_headers",
+    "context_management",
+)
+
+
 def _chat(system: str | None, given: str | list[TResponseInputItem]) -> list[Message]:
     chat = cast("list[Message]", Converter.items_to_messages(given))
     return [{"role": "system", "content": system}, *chat] if system else chat
@@ -205,6 +230,7 @@ def _params(
     output_schema: AgentOutputSchemaBase | None,
     handoffs: list[Handoff[Any, Any]],
 ) -> dict[str, Any]:
+    _refuse_settings(settings)
     params: dict[str, Any] = {
         name: value for name in _PARAMS if (value := getattr(settings, name)) is not None
     }
