@@ -1,6 +1,7 @@
-"""Writes docs/reference.md from the docstrings of what is public. Run it from anywhere.
+"""Writes docs/reference.md from the docstrings of what is public.
 
-It reads the sources and imports nothing, so it needs no extra, and every Python writes the same.
+Run it from anywhere: `uv run python docs/make_reference.py`. It reads the sources and
+imports nothing, so it needs no extra, and every Python writes the same.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ ROOT = Path(__file__).parents[1]
 SOURCES = ROOT / "src"
 PACKAGES = (
     "asyncroute",
+    "asyncroute.blocking",
     "asyncroute.providers",
     "asyncroute.exporters",
     "asyncroute.integrations",
@@ -115,6 +117,10 @@ def class_signature(node: ast.ClassDef) -> str:
     """Write how a class is made: by its `__init__` or by its fields."""
     for member in node.body:
         if isinstance(member, ast.FunctionDef) and member.name == "__init__":
+            if any(
+                ast.unparse(each.annotation or each).startswith("_") for each in member.args.args
+            ):
+                return f"class {node.name}"  # made for users, not by them
             return "class " + signature(member, node.name)
     if any(ast.unparse(base) in ("Protocol", "StrEnum") for base in node.bases):
         return f"class {node.name}({ast.unparse(node.bases[0])})"

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from llmock.pytest_plugin import LLMock
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 SERVER = "http://localhost:11434/v1"
 BLOCK = re.compile(r"(?:^<!-- not run:(.*?)-->\n+)?^```python\n(.*?)^```$", re.M | re.S)
 
@@ -84,8 +84,16 @@ def virtually(work: Coroutine[Any, Any, Any]) -> Any:
 
 def test_all_kinds_of_pages_have_blocks() -> None:
     names = {str(page.relative_to(ROOT)) for page in RUN}
-    assert {"README.md", "docs/tutorial.md"} <= names
-    assert {f"docs/how-to/add-a-{plug}.md" for plug in ("selector", "provider")} <= names
+    assert {"README.md", "CONTRIBUTING.md", "docs/tutorial.md"} <= names
+    how_to = {str(page.relative_to(ROOT)) for page in PAGES if page.parent.name == "how-to"}
+    assert how_to <= names
+
+
+def test_every_page_is_linked_from_the_index() -> None:
+    index = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    pages = {str(page.relative_to(ROOT / "docs")) for page in (ROOT / "docs").rglob("*.md")}
+    unlinked = {page for page in pages if f"({page})" not in index}
+    assert unlinked <= {"index.md", "learning-notes.md"}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -99,4 +107,4 @@ def test_no_block_is_skipped_without_a_reason_and_links_lead_somewhere(page: Pat
 def test_the_reference_is_up_to_date() -> None:
     script: dict[str, Callable[[], str]] = runpy.run_path(str(ROOT / "docs" / "make_reference.py"))
     written = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
-    assert script["reference"]() == written, "run python docs/make_reference.py"
+    assert script["reference"]() == written, "run uv run python docs/make_reference.py"
