@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import warnings
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Self, final
+from typing import TYPE_CHECKING, Any, Self, final
 
 from asyncroute._course import Course
 from asyncroute._errors import RouterStateError
@@ -40,7 +42,10 @@ class Stream:
         print(stream.result().actual_cost)
 
     Entering it tries, falls back and hedges until the first content: from then on the answer is
-    one model's. Leaving it early closes the provider's stream and bills what came.
+    one model's. Leaving it early closes the provider's stream and bills what came. It may be left
+    by another task than the one that iterates it, which then meets a `StreamInterruptedError`.
+
+    One that is dropped without being left is ended in the background, with a `ResourceWarning`.
     """
 
     __slots__ = ("_close", "_open", "_opened", "_result")
@@ -73,19 +78,23 @@ class Stream:
         try:
             await opened.attempt.leave()
         finally:
-            self._result = self._close(opened)
+            if self._result is None:  # two tasks may leave it at once
+                self._result = self._close(opened)
 
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> Chunk:
-        """Return the next chunk.
+    def __anext__(self) -> Coroutine[Any, Any, Chunk]:
+        """Return the next chunk, when awaited.
 
         Raises:
-            StreamInterruptedError: The stream broke, or a limit passed; it has the text so far.
+            StreamInterruptedError: The stream broke, a limit passed, or another task left it; it
+                has the text so far.
+            RouterStateError: Outside of the block, or another task waits for a chunk already.
             asyncio.CancelledError: The consumer was cancelled; leaving the block bills what came.
         """
-        return await self._entered().attempt.next_chunk()
+        # No coroutine of its own: that would cost as much again for every chunk.
+        return self._entered().attempt.next_chunk()
 
     @property
     def decision(self) -> RoutingDecision:
@@ -119,6 +128,31 @@ class Stream:
             raise RouterStateError("use the stream inside of its `async with`")
         return self._opened
 
+    def __del__(self) -> None:
+        opened = self._opened
+        if opened is None or self._result is not None:
+            return
+        with suppress(RuntimeError):  # the loop is closed, and everything on it
+            # The collector may run in any thread.
+            opened.course.runtime.loop.call_soon_threadsafe(_leave_later, opened, self._close)
+        warnings.warn(f"{self!r} was dropped without being left", ResourceWarning, stacklevel=2)
+
     def __repr__(self) -> str:
         opened = self._opened
         return f"<Stream {opened.attempt!r}>" if opened else "<Stream, not entered>"
+
+
+def _leave_later(opened: OpenStream, close: Callable[[OpenStream], ExecutionResult]) -> None:
+    """Leave a stream that nobody has any more, in a task of the supervisor."""
+
+    async def leave() -> None:
+        try:
+            await opened.attempt.leave()
+        finally:
+            close(opened)
+
+    try:
+        opened.course.runtime.supervisor.spawn(leave(), name="asyncroute dropped stream")
+    except RouterStateError:  # the router has been closed: nothing is waited for any more
+        opened.attempt.settle()
+        close(opened)

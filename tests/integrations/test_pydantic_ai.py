@@ -191,19 +191,6 @@ async def test_a_stream_cancelled_between_two_pieces_ends_quietly(inline: bool) 
     assert stream.get().state == "interrupted"
 
 
-@pytest.mark.parametrize(
-    "inline",
-    [
-        pytest.param(
-            True,
-            marks=pytest.mark.xfail(
-                reason="leaving an inline stream from another task does not wake who reads it"
-            ),
-        ),
-        False,
-    ],
-    ids=["inline", "supervised"],
-)
 async def test_a_stream_cancelled_while_somebody_reads_ends_for_them(inline: bool) -> None:
     provider = Turns(says(*"abcdefgh"), gap=5.0, inline=inline)
     async with router_of(provider) as router:
