@@ -25,13 +25,14 @@ class Supervisor:
     and routers may close in any order, from any task of their loop.
     """
 
-    __slots__ = ("_closing", "_group", "_holder", "_tasks")
+    __slots__ = ("_closing", "_group", "_holder", "_is_spawning", "_tasks")
 
     def __init__(self) -> None:
         self._group: asyncio.TaskGroup | None = None
         self._holder: asyncio.Task[None] | None = None
         self._closing: asyncio.Future[None] | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._is_spawning = False
 
     async def open(self) -> None:
         """Start the holder and wait until its group is open."""
@@ -71,10 +72,23 @@ class Supervisor:
         if self._group is None or self._closing is None or self._closing.done():
             work.close()
             raise RouterStateError("the router is not open")
-        task = self._group.create_task(_guarded(work), name=name, context=context)
+        self._is_spawning = True
+        try:
+            task = self._group.create_task(self._guarded(work), name=name, context=context)
+        finally:
+            self._is_spawning = False
         self._tasks.add(task)
         task.add_done_callback(partial(self._ended, work))
         return task
+
+    async def _guarded(self, work: Coroutine[Any, Any, None]) -> None:
+        if self._is_spawning:
+            # An eager task, begun within `spawn`: whoever spawns it has to know it first.
+            await asyncio.sleep(0)
+        try:
+            await work
+        except Exception:  # one failing child would make the group cancel all the others
+            _log.exception("a supervised task failed")
 
     def _ended(self, work: Coroutine[Any, Any, None], task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
@@ -108,11 +122,3 @@ class Supervisor:
 
     def __repr__(self) -> str:
         return f"<Supervisor: {len(self)} tasks>"
-
-
-async def _guarded(work: Coroutine[Any, Any, None]) -> None:
-    # One failing child would make the group cancel all the others.
-    try:
-        await work
-    except Exception:
-        _log.exception("a supervised task failed")
