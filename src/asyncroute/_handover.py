@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections.abc import Callable
 from typing import final
 
+from asyncroute._errors import RouterStateError
 from asyncroute._values import Chunk
 
 __all__ = ("Handover",)
 
 _ROOM = 16
-"""Chunks that a producer is ahead of its consumer at most."""
+"""Chunks that a producer is ahead of its consumer at most; so few that a list is the best queue."""
 
 
 @final
@@ -25,7 +26,7 @@ class Handover:
 
     __slots__ = ("_chunks", "_consumer", "_is_closed", "_loop", "_producer")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, chunks: deque[Chunk]) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, chunks: list[Chunk]) -> None:
         self._loop = loop
         self._chunks = chunks
         self._consumer: asyncio.Future[None] | None = None
@@ -36,11 +37,6 @@ class Handover:
     def is_full(self) -> bool:
         """Whether the producer has to wait for `room`."""
         return len(self._chunks) >= _ROOM
-
-    @property
-    def is_awaited(self) -> bool:
-        """Whether somebody waits in `take`."""
-        return self._consumer is not None
 
     def put(self, chunk: Chunk) -> None:
         """Hand a chunk over."""
@@ -63,11 +59,17 @@ class Handover:
             finally:
                 self._producer = None
 
-    async def take(self) -> Chunk | None:
-        """Return the next chunk, or None where nothing more comes."""
+    async def take(self, end: Callable[[], BaseException]) -> Chunk:
+        """Return the next chunk, or raise what `end` returns where nothing more comes.
+
+        Raises:
+            RouterStateError: Another task waits for a chunk already.
+        """
+        if self._consumer is not None:
+            raise RouterStateError("another task waits for a chunk of this stream already")
         while not self._chunks:
             if self._is_closed:
-                return None
+                raise end()
             self._consumer = self._loop.create_future()
             try:
                 await self._consumer
@@ -75,7 +77,7 @@ class Handover:
                 self._consumer = None
         if self._producer is not None:
             _wake(self._producer)
-        return self._chunks.popleft()
+        return self._chunks.pop(0)
 
 
 def _wake(waiter: asyncio.Future[None]) -> None:

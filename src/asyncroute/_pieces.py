@@ -7,22 +7,27 @@ from typing import Any, cast, final
 
 from asyncroute._errors import ProtocolError
 from asyncroute._estimate import text_tokens
-from asyncroute._values import Chunk, Completion, Usage
+from asyncroute._protocols import Call
+from asyncroute._values import Chunk, Completion
 
 __all__ = ("Pieces",)
 
 
 @final
 class Pieces:
-    """Gathers the chunks of one answer.
+    """Gathers the chunks of one answer, as each comes: nothing here is done twice for a chunk.
+
+    Args:
+        call: Told of the usage as soon as it comes.
 
     Attributes:
         finish_reason: Why the answer ended; None before its last chunk.
     """
 
-    __slots__ = ("_reasoning", "_texts", "_tool_calls", "finish_reason")
+    __slots__ = ("_call", "_reasoning", "_texts", "_tool_calls", "finish_reason")
 
-    def __init__(self) -> None:
+    def __init__(self, call: Call) -> None:
+        self._call = call
         self._texts: list[str] = []
         self._reasoning: list[str] = []
         self._tool_calls: list[Mapping[str, Any]] = []
@@ -34,16 +39,21 @@ class Pieces:
         Raises:
             ProtocolError: A part of it is not what it should be.
         """
-        text, reasoning, tool_call = chunk.text, chunk.reasoning, chunk.tool_call
-        if text:
-            self._texts.append(_checked(text))
-        if reasoning:
-            self._reasoning.append(_checked(reasoning))
-        if tool_call is not None:
-            _function_of(tool_call)
-            self._tool_calls.append(tool_call)
+        if text := chunk.text:
+            if not isinstance(text, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise _no_text(text)
+            self._texts.append(text)
+        if reasoning := chunk.reasoning:
+            if not isinstance(reasoning, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise _no_text(reasoning)
+            self._reasoning.append(reasoning)
+        if chunk.tool_call is not None:
+            _function_of(chunk.tool_call)
+            self._tool_calls.append(chunk.tool_call)
         if chunk.finish_reason is not None:
             self.finish_reason = chunk.finish_reason
+        if chunk.usage is not None:
+            self._call.usage = chunk.usage
 
     @property
     def text(self) -> str:
@@ -55,15 +65,14 @@ class Pieces:
         """An estimate of the tokens that came, reasoning included."""
         return text_tokens(self.text) + text_tokens("".join(self._reasoning))
 
-    def completion(self, usage: Usage | None) -> Completion:
+    def completion(self) -> Completion:
         """The answer as one that was not streamed would be."""
-        return Completion(self.text, usage, self.finish_reason, tuple(_whole(self._tool_calls)))
+        tool_calls = tuple(_whole(self._tool_calls))
+        return Completion(self.text, self._call.usage, self.finish_reason, tool_calls)
 
 
-def _checked(text: str) -> str:
-    if not isinstance(text, str):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise ProtocolError(f"a chunk's text must be a str, got a {type(text).__name__}")
-    return text
+def _no_text(found: object) -> ProtocolError:
+    return ProtocolError(f"a chunk's text must be a str, got a {type(found).__name__}")
 
 
 def _function_of(piece: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -93,8 +93,8 @@ class Stream:
             RouterStateError: Outside of the block, or another task waits for a chunk already.
             asyncio.CancelledError: The consumer was cancelled; leaving the block bills what came.
         """
-        # No coroutine of its own: that would cost as much again for every chunk.
-        return self._entered().attempt.next_chunk()
+        opened = self._opened or self._entered()
+        return opened.attempt.next_chunk()  # no coroutine of its own: one a chunk is enough
 
     @property
     def decision(self) -> RoutingDecision:

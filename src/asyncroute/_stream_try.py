@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import AsyncGenerator, Coroutine
 from contextlib import AbstractContextManager, suppress
 from contextvars import Context
@@ -85,9 +84,9 @@ class StreamTry(Try):
         self.total_timeout = total_timeout
         self.first_content_at: float | None = None
         self._source: AsyncGenerator[Chunk] | None = None
-        self._head: deque[Chunk] = deque()
+        self._head: list[Chunk] = []
         self._handover: Handover | None = None
-        self._pieces = Pieces()
+        self._pieces = Pieces(call)
         self._is_exhausted = False
         self._waiting_since: float | None = None
         self._idle_since = now
@@ -131,7 +130,7 @@ class StreamTry(Try):
 
     async def _read_head(self, source: AsyncGenerator[Chunk]) -> None:
         async for chunk in source:
-            self._take_in(chunk)
+            self._pieces.add(chunk)
             if self.is_cancelled:
                 raise asyncio.CancelledError  # the provider swallowed it
             self._head.append(chunk)
@@ -149,11 +148,6 @@ class StreamTry(Try):
         self._request.has_committed(self)
         self._watch(now)
 
-    def _take_in(self, chunk: Chunk) -> None:
-        self._pieces.add(chunk)
-        if chunk.usage is not None:
-            self.call.usage = chunk.usage
-
     def _failed(self, error: BaseException) -> None:
         if not self.has_answer:  # else it has been concluded
             super()._failed(error)
@@ -170,26 +164,19 @@ class StreamTry(Try):
             RouterStateError: Another task waits for a chunk already.
             asyncio.CancelledError: The consumer was cancelled; leave the stream to settle it.
         """
-        return self._read() if self._handover is None else self._handed_over(self._handover)
-
-    async def _handed_over(self, handover: Handover) -> Chunk:
-        if handover.is_awaited:
-            raise _read_already()
-        chunk = await handover.take()
-        if chunk is None:
-            raise self._end()
-        return chunk
+        handover = self._handover
+        return self._read() if handover is None else handover.take(self._end)
 
     async def _read(self) -> Chunk:
         """Read a chunk inline; close and settle where there is none."""
         if self._head:
-            return self._head.popleft()
+            return self._head.pop(0)
         source = self._source
         if source is None or self.is_settled:
             await self._close_source(None)  # lost meanwhile, to the limit in all
             raise self._end()
         if self._waiting_since is not None:
-            raise _read_already()
+            raise RouterStateError("another task waits for a chunk of this stream already")
         runtime = self._request.runtime
         self.begin(runtime.loop)
         self._waiting_since = now = runtime.now()
@@ -199,7 +186,7 @@ class StreamTry(Try):
         is_gone = True
         try:
             chunk = await anext(source)
-            self._take_in(chunk)
+            self._pieces.add(chunk)
         except (Exception, asyncio.CancelledError) as error:
             failure = error
         finally:
@@ -261,7 +248,7 @@ class StreamTry(Try):
                 self.error = self._broken("the stream ended without a finish reason")
                 return
             self._is_exhausted = True
-            self.completion = self._pieces.completion(self.call.usage)
+            self.completion = self._pieces.completion()
             return
         error = as_provider_error(failure, self.endpoint.config.model_id)
         if not isinstance(error, StreamInterruptedError):
@@ -306,7 +293,7 @@ class StreamTry(Try):
                 self._waiting_since = now()
                 chunk = await anext(source)
                 self._waiting_since = None
-                self._take_in(chunk)
+                self._pieces.add(chunk)
                 if self.is_cancelled:
                     raise asyncio.CancelledError  # the provider swallowed it
                 handover.put(chunk)
@@ -425,7 +412,3 @@ async def _whole(provider: Provider, call: Call) -> AsyncGenerator[Chunk]:
         yield Chunk(tool_call=tool_call)
     usage = completion.usage or call.usage
     yield Chunk(completion.text, finish_reason=completion.finish_reason or "stop", usage=usage)
-
-
-def _read_already() -> RouterStateError:
-    return RouterStateError("another task waits for a chunk of this stream already")
