@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 from collections import Counter
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+import asyncroute
 from asyncroute import (
+    AllAttemptsFailedError,
     Call,
     Chunk,
     Completion,
+    ConfigurationError,
     DeadlineExceededError,
     LLMRouter,
     ModelConfig,
@@ -103,6 +108,7 @@ def assert_at_rest(router: LLMRouter, provider: Streams) -> None:
         assert (model["active_requests"], model["queued_requests"], model["load"]) == (0, 0, 0)
 
 
+@pytest.mark.smoke
 async def test_a_stream_brings_every_chunk_and_its_bill(inline: bool) -> None:
     provider = Streams(inline=inline)
     async with router_of(provider) as router:
@@ -234,6 +240,7 @@ async def test_a_hedge_wins_where_the_first_token_is_slow(inline: bool) -> None:
     ]
 
 
+@pytest.mark.smoke
 async def test_of_a_race_only_the_winner_is_read_on(inline: bool) -> None:
     provider = Streams(inline=inline)
     async with router_of(provider) as router:
@@ -262,6 +269,7 @@ async def test_entering_raises_where_no_content_came_in_time(inline: bool) -> No
         assert_at_rest(router, provider)
 
 
+@pytest.mark.smoke
 async def test_a_cancelled_consumer_leaves_nothing_open(inline: bool) -> None:
     provider = Streams(inline=inline)
 
@@ -372,3 +380,212 @@ async def test_a_hundred_streams_cancelled_at_once_leave_nothing(inline: bool) -
         await asyncio.wait(tasks)
         assert all(task.cancelled() for task in tasks)
         assert_at_rest(router, provider)
+
+
+class Chunks:
+    """Streams just these chunks, 0.1 s apart, by model; what is no chunk is raised."""
+
+    def __init__(self, *, inline: bool, **scripts: list[Any]) -> None:
+        self.cancels_promptly = inline
+        self.scripts = scripts
+        self.calls: list[str] = []
+
+    async def complete(self, call: Call, /) -> Completion:
+        self.calls.append(call.model.model_id)
+        return Completion("whole", BILLED)
+
+    async def stream(self, call: Call, /) -> AsyncGenerator[Chunk]:
+        self.calls.append(call.model.model_id)
+        for chunk in self.scripts[call.model.model_id]:
+            await asyncio.sleep(0.1)
+            if isinstance(chunk, Exception):
+                raise chunk
+            yield chunk
+
+
+END = Chunk(finish_reason="stop", usage=BILLED)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [Chunk("x"), Chunk(reasoning="hm"), Chunk(tool_call={"index": 0, "id": "c"}), END],
+    ids=["text", "reasoning", "tool call", "end"],
+)
+async def test_content_commits_and_what_has_none_does_not(content: Chunk, inline: bool) -> None:
+    broken = UnavailableError("broke")
+    provider = Chunks(
+        inline=inline,
+        a=[Chunk(), Chunk(usage=Usage(10, 0)), broken],
+        b=[Chunk(), content, broken],
+        c=[END],
+    )
+    async with router_of(provider) as router:
+        _, result, error = await read(router)
+    assert provider.calls == ["a", "b"]
+    assert isinstance(error, StreamInterruptedError)
+    assert [a.outcome for a in result.attempts] == ["failed", "won"]
+
+
+async def test_chunks_carry_reasoning_tool_calls_and_the_finish_reason(inline: bool) -> None:
+    pieces: list[dict[str, Any]] = [
+        {"index": 0, "id": "c1", "type": "function", "function": {"name": "f", "arguments": ""}},
+        {"index": 0, "function": {"arguments": '{"a"'}},
+        {"index": 1, "id": "c2", "type": "function", "function": {"name": "g", "arguments": "{"}},
+        {"index": 0, "function": {"arguments": ": 1}"}},
+        {"index": 1, "function": {"arguments": "}"}},
+    ]
+    script = [
+        Chunk(reasoning="hm "),
+        Chunk("Let me see"),
+        *(Chunk(tool_call=piece) for piece in pieces),
+        Chunk(finish_reason="tool_calls", usage=BILLED),
+    ]
+    async with router_of(Chunks(inline=inline, a=script)) as router:
+        stream = router.stream("x", strategy="cost_optimized")
+        async with stream:
+            assert [chunk async for chunk in stream] == script
+    result = stream.result()
+    assert (result.response, result.finish_reason) == ("Let me see", "tool_calls")
+    assert result.tool_calls == (
+        {"id": "c1", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}},
+        {"id": "c2", "type": "function", "function": {"name": "g", "arguments": "{}"}},
+    )
+
+
+async def test_tool_calls_that_are_not_numbered_are_told_apart_by_their_ids() -> None:
+    pieces: list[dict[str, Any]] = [
+        {"id": "c1", "function": {"name": "f", "arguments": "{"}},
+        {"function": {"arguments": "}"}},
+        {"id": "c2", "function": {"name": "g", "arguments": {"already": "read"}}},
+        {"id": "c3", "type": "custom"},
+    ]
+    script = [*(Chunk(tool_call=piece) for piece in pieces), END]
+    async with router_of(Chunks(inline=True, a=script)) as router:
+        _, result, _ = await read(router)
+    assert result.tool_calls == (
+        {"id": "c1", "function": {"name": "f", "arguments": "{}"}},
+        {"id": "c2", "function": {"name": "g", "arguments": {"already": "read"}}},
+        {"id": "c3", "type": "custom"},
+    )
+    assert pieces[0] == {"id": "c1", "function": {"name": "f", "arguments": "{"}}  # the chunk's
+
+
+async def test_usage_that_nobody_told_is_estimated_and_says_so(inline: bool) -> None:
+    async with router_of(Streams(inline=inline, usage=None)) as router:
+        text, result, error = await read(router)
+        stats = router.get_statistics()["model_stats"]["a"]
+    assert (error, result.success) == (None, True)
+    assert result.usage.estimated
+    assert 0 < result.usage.output_tokens < len(text)
+    assert result.attempts[0].cost_is_estimated
+    assert stats["total_cost"] == pytest.approx(result.actual_cost)
+
+
+async def test_usage_that_came_early_is_kept_when_the_stream_is_left(inline: bool) -> None:
+    script = [Chunk("x", usage=Usage(10, 1)), Chunk("y", usage=Usage(10, 2)), *[Chunk("z")] * 50]
+    async with router_of(Chunks(inline=inline, a=script)) as router:
+        stream = router.stream("x", strategy="cost_optimized")
+        async with stream:
+            await anext(stream)
+            await anext(stream)
+    assert stream.result().usage == Usage(10, 2)
+    assert not stream.result().attempts[0].cost_is_estimated
+
+
+async def test_no_stream_is_cached_and_none_is_answered_from_the_cache(inline: bool) -> None:
+    provider = Chunks(inline=inline, a=[Chunk("x"), END])
+    async with router_of(provider, cache=True) as router:
+        for _ in range(2):
+            _, result, _ = await read(router)
+            assert (result.success, result.cached) == (True, False)
+        whole = await router.execute("hello", strategy="cost_optimized")
+        assert (whole.response, whole.cached) == ("whole", False)
+        text, _, _ = await read(router)
+    assert text == "x"
+    assert provider.calls == ["a"] * 4
+
+
+async def test_the_first_token_has_a_limit_of_its_own(inline: bool) -> None:
+    provider = Streams(inline=inline, gaps={"a": 10.0, "b": 1.5})
+    async with router_of(provider, attempt_timeout=2.0) as router:
+        loop = asyncio.get_running_loop()
+        text, result, error = await read(router, gap_timeout=1.6, total_timeout=100.0)
+        took = loop.time()
+        assert_at_rest(router, provider)
+    assert (text, error) == ("b0 b1 b2 ", None)
+    assert [a.outcome for a in result.attempts] == ["timed_out", "won"]
+    assert took == pytest.approx(2.0 + 4.5, abs=0.1)  # longer than the first token's limit
+
+
+async def test_all_that_failed_before_any_content_is_told_on_entering(inline: bool) -> None:
+    provider = Streams(inline=inline, breaks=dict.fromkeys("abc", 0))
+    async with router_of(provider) as router:
+        stream = router.stream("x", strategy="cost_optimized", timeout=5.0)
+        with pytest.raises(AllAttemptsFailedError):
+            await stream.__aenter__()
+        assert_at_rest(router, provider)
+        assert router.get_statistics()["total_requests"] == 1
+
+
+async def test_an_inline_stream_is_iterated_by_its_consumer_and_only_others_handed_over(
+    inline: bool,
+) -> None:
+    provider = Streams(inline=inline)
+    async with router_of(provider) as router:
+        await read(router)
+        await read(router, mode="hedged", hedge_after=5.0)
+        await read(router, mode="race")
+    me = asyncio.current_task()
+    assert [task is me for task in provider.opened_in] == [inline, inline, False, False]
+    assert Counter(provider.opened_in) == Counter(provider.closed_in)
+
+
+async def test_no_hedge_starts_once_there_is_content(inline: bool) -> None:
+    provider = Streams(inline=inline, chunks=20)
+    async with router_of(provider) as router:
+        _, result, _ = await read(router, mode="hedged", hedge_after=0.5)
+    assert provider.calls == ["a"]
+    assert result.success
+
+
+async def test_streams_that_were_superseded_keep_hedges_from_starting_ever_earlier(
+    inline: bool,
+) -> None:
+    provider = Streams(inline=inline, chunks=1)
+    async with router_of(provider) as router:
+        for turn in range(30):
+            provider.gaps["a"] = 60.0 if turn % 3 == 0 else 0.1
+            await read(router, mode="hedged", hedge_after=2.0)
+        stats = router.get_statistics()["model_stats"]["a"]
+    assert provider.calls.count("b") == 10
+    assert stats["p50_first_token_ms"] == pytest.approx(100)
+    assert stats["p95_first_token_ms"] >= 1900
+
+
+@pytest.mark.parametrize("name", ["gap_timeout", "total_timeout"])
+@pytest.mark.parametrize("seconds", [0.0, -1.0, float("nan")])
+async def test_limits_that_cannot_be_meant_are_refused(name: str, seconds: float) -> None:
+    async with router_of(Streams(inline=True)) as router:
+        with pytest.raises(ConfigurationError, match=f"{name} must be above 0 seconds, got"):
+            router.stream("x", **{name: seconds})  # type: ignore[arg-type]
+
+
+SCOPES = ("timeout", "fail_after", "move_on", "CancelScope", "TaskGroup", "task_group")
+
+
+def test_no_async_generator_of_ours_holds_a_scope_or_a_group_across_a_yield() -> None:
+    seen = 0
+    for path in Path(asyncroute.__file__).parent.rglob("*.py"):
+        for function in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(function, ast.AsyncFunctionDef) or not _yields(function):
+                continue
+            seen += 1
+            for block in ast.walk(function):
+                if isinstance(block, (ast.With, ast.AsyncWith)) and _yields(block):
+                    held = " ".join(ast.unparse(item.context_expr) for item in block.items)
+                    assert not any(scope in held for scope in SCOPES), f"{path}:{block.lineno}"
+    assert seen > 3
+
+
+def _yields(node: ast.AST) -> bool:
+    return any(isinstance(inner, (ast.Yield, ast.YieldFrom)) for inner in ast.walk(node))

@@ -391,6 +391,9 @@ class StreamTry(Try):
 
     def _tell_metrics(self, elapsed: float) -> None:
         super()._tell_metrics(elapsed - self._consumer_time)
+        if self.stopped_by == "superseded" and self.first_content_at is None:
+            # Dropped, it would leave only the fast ones, and hedges would start ever earlier.
+            self.endpoint.metrics.record_no_first_token(elapsed)
 
     def _says_nothing(self) -> bool:
         if self.first_content_at is None or self.stopped_by != "timed_out":
