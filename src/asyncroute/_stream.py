@@ -153,6 +153,5 @@ def _leave_later(opened: OpenStream, close: Callable[[OpenStream], ExecutionResu
 
     try:
         opened.course.runtime.supervisor.spawn(leave(), name="asyncroute dropped stream")
-    except RouterStateError:  # the router has been closed: nothing is waited for any more
-        opened.attempt.settle()
+    except RouterStateError:  # the router has been closed, and has settled it then
         close(opened)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -207,6 +207,74 @@ async def test_a_stream_left_while_its_reader_closes_it_waits_for_that() -> None
             await reading
 
 
+async def test_what_broke_a_stream_stays_its_error_though_it_is_left_while_it_closes() -> None:
+    class Malformed(Streams):
+        async def stream(self, call: Call, /) -> AsyncGenerator[Chunk]:
+            async with aclosing(super().stream(call)) as chunks:
+                async for chunk in chunks:
+                    yield chunk
+                    yield "no chunk"  # type: ignore[misc]
+
+    provider = Malformed(cancels_promptly=True, closing=0.03)
+    async with router_of(provider, "a") as router:
+        stream = await router.stream("q").__aenter__()
+        await anext(stream)
+        reading = asyncio.create_task(until_the_end(stream))
+        await asyncio.sleep(0.01)
+        assert slots(router) == {"a": 1}
+        await stream.__aexit__(None, None, None)
+        assert now() == pytest.approx(0.13)
+        assert_over(router, provider)
+    assert "the stream broke" in str(reading.exception())
+    assert "the stream broke" in str(stream.result().error)
+
+
+@BOTH
+async def test_leaving_within_a_provider_s_own_time_out_ends_the_reader_all_the_same(
+    inline: bool,
+) -> None:
+    class Patient(Streams):
+        async def stream(self, call: Call, /) -> AsyncGenerator[Chunk]:
+            async with aclosing(super().stream(call)) as chunks:
+                yield await anext(chunks)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(0.9):
+                        try:
+                            await asyncio.sleep(1e6)
+                        finally:
+                            await asyncio.sleep(0.2)
+                await asyncio.sleep(1e6)
+
+    provider = Patient(cancels_promptly=inline)
+    async with router_of(provider, "a") as router:
+        stream = await router.stream("q").__aenter__()
+        await anext(stream)
+        reading = asyncio.create_task(until_the_end(stream))
+        await asyncio.sleep(1.0)
+        await stream.__aexit__(None, None, None)
+        assert now() <= 1.1 + GRACE
+        await asyncio.sleep(0.2)
+        assert isinstance(reading.exception(), StreamInterruptedError)
+        assert_over(router, provider)
+
+
+@BOTH
+async def test_a_consumer_that_comes_back_too_late_closes_the_stream_by_asking(
+    inline: bool,
+) -> None:
+    provider = Streams(cancels_promptly=inline, chunks=100)
+    async with router_of(provider, "a") as router:
+        async with router.stream("q", total_timeout=5.0) as stream:
+            await anext(stream)
+            await asyncio.sleep(10.0)
+            assert slots(router) == {}
+            with pytest.raises(StreamInterruptedError, match="not complete within 5 s"):
+                await until_the_end(stream)
+            assert provider.running == []
+        assert provider.closed_in == provider.read_in
+        assert_over(router, provider)
+
+
 @BOTH
 async def test_who_leaves_waits_no_longer_than_the_grace_for_a_stubborn_reader(
     inline: bool,
@@ -222,6 +290,8 @@ async def test_who_leaves_waits_no_longer_than_the_grace_for_a_stubborn_reader(
         assert now() - before <= GRACE
         assert stream.result().success is False
         assert slots(router) == {"a": 1}  # what is not over is still paid for
+        await asyncio.sleep(0)
+        assert reading.done() is not inline  # it holds only who waits within it
         with pytest.raises(StreamInterruptedError):
             await reading
         await asyncio.sleep(50.0)
