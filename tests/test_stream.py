@@ -224,7 +224,7 @@ async def test_a_slow_consumer_holds_a_supervised_producer_back() -> None:
     ):
         await anext(stream)
         await asyncio.sleep(1)
-        assert provider.produced["a"] < 40
+        assert provider.produced["a"] <= 17  # 16 ahead, and one that was taken
         assert len([chunk async for chunk in stream]) == 1000
 
 

@@ -40,6 +40,14 @@ from support import now, router_of
 BOTH = pytest.mark.parametrize("inline", [True, False], ids=["inline", "supervised"])
 
 
+WAYS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "falls back": {"models": ["bad", "a"]},
+    "hedged": {"mode": "hedged", "hedge_after": 0.03},
+    "race": {"mode": "race"},
+}
+
+
 @dataclass
 class Streams(Ledger):
     """Streams chunks, `gap` seconds apart, and keeps an account. Models named `bad` fail at once.
@@ -49,6 +57,7 @@ class Streams(Ledger):
         gap: Seconds before each.
         closing: Seconds that cleaning up takes.
         stubborn: Seconds that it ignores being given up, after its first chunk.
+        silence: Seconds before the last chunk.
         read_in: The tasks that asked for a chunk.
         closed_in: The tasks that closed a stream which had more.
     """
@@ -57,6 +66,7 @@ class Streams(Ledger):
     gap: float = 0.1
     closing: float = 0.0
     stubborn: float = 0.0
+    silence: float = 0.0
     read_in: set[asyncio.Task[Any] | None] = field(default_factory=set[Any])
     closed_in: set[asyncio.Task[Any] | None] = field(default_factory=set[Any])
 
@@ -78,6 +88,7 @@ class Streams(Ledger):
                 call.usage = Usage(10, i)
                 yield Chunk(f"{i} ")
                 self.read_in.add(asyncio.current_task())
+            await asyncio.sleep(self.silence)
             yield Chunk(finish_reason="stop", usage=call.usage)
             is_complete = True
         finally:
@@ -125,6 +136,25 @@ async def test_leaving_ends_a_stream_for_the_task_that_waits_for_a_chunk(inline:
     assert error.text == stream.result().response == "1 2 "
     assert reading.cancelling() == 0
     assert provider.closed_in == ({reading} if inline else provider.read_in)
+
+
+@pytest.mark.smoke
+@BOTH
+@pytest.mark.parametrize("way", WAYS)
+async def test_a_reader_is_ended_in_every_way_of_opening_on_every_loop(
+    way: str, inline: bool
+) -> None:
+    provider = Streams(cancels_promptly=inline, gap=0.01, chunks=1, silence=3600.0)
+    async with router_of(provider, ["a", "b", "bad"]) as router:
+        async with router.stream("q", **WAYS[way]) as stream:
+            await anext(stream)
+            reading = asyncio.create_task(until_the_end(stream))
+            await asyncio.sleep(0.01)
+            assert not reading.done()
+        await asyncio.wait((reading,))
+        assert_at_rest(router)
+        assert_settled(router, provider)
+    assert isinstance(reading.exception(), StreamInterruptedError)
 
 
 @BOTH
@@ -354,13 +384,6 @@ async def _leave_when_done(stream: Stream, reading: asyncio.Task[str]) -> None:
 
 
 # Cancelled, or left, at every await there is
-
-WAYS: dict[str, dict[str, Any]] = {
-    "plain": {},
-    "falls back": {"models": ["bad", "a"]},
-    "hedged": {"mode": "hedged", "hedge_after": 0.03},
-    "race": {"mode": "race"},
-}
 
 
 async def _reads_four(stream: Stream) -> str:
