@@ -112,9 +112,8 @@ class StreamTry(Try):
 
     async def _ask(self) -> None:
         """Open the stream and read it up to the first content; supervised, to its end."""
-        self._arm()
         observers = self._request.runtime.observers
-        if observers:
+        if observers is not None:
             self._held = observers.started(self.call)
         try:
             self._source = source = _opened(self._provider, self.call)
@@ -142,7 +141,8 @@ class StreamTry(Try):
         now = self._request.runtime.now()
         assert self.sent_at is not None
         self.first_content_at = self._idle_since = now
-        self.endpoint.metrics.record_first_token(now - self.sent_at)
+        self.call.first_content_after = now - self.sent_at
+        self.endpoint.metrics.record_first_token(self.call.first_content_after)
         if self.task is not None:
             self._handover = Handover(self._request.runtime.loop, self._head)
         self._request.has_committed(self)
