@@ -1,19 +1,26 @@
 """The hand-written minimum that does the same work: what a call through a router cannot do without.
 
 Decide over the models under three constraints, take a slot and a token of a rate, set a deadline,
-call, record in a ring, build a result. Everything in one function: no queue, no fallback.
+call, record in a ring, build a result. Everything in one function: no queue, no second chance.
+Beside it the least that a fallback and a cached result take. Needs the standard library only, so
+that it runs in any environment, in one process with what is compared.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
-from time import perf_counter
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Collection, Iterable
+from time import monotonic, perf_counter
+
+Provider = Callable[[str, str], Awaitable[str]]
+"""Answers `(model, prompt)`."""
 
 
 class Model:
     __slots__ = (
+        "burst",
         "capacity",
         "context",
         "cost",
@@ -43,7 +50,7 @@ class Model:
         self.score = 0.04 * self.cost + 0.3 * (1.0 - self.quality)
         self.is_healthy = True
         self.running, self.capacity = 0, 10_000
-        self.level = self.rate = 1e9
+        self.level = self.rate = self.burst = 1e9
         self.level_at = 0.0
         self.ring, self.position = [0.0] * 1000, 0
         self.succeeded = self.failed = 0
@@ -89,31 +96,39 @@ class Answer:
         self.strategy = strategy
 
 
-class Minimum:
-    """Args: how many models, and a coroutine function that answers `(model, prompt)`."""
+def best_of(
+    models: Iterable[Model],
+    context: int,
+    max_cost: float,
+    min_quality: float,
+    without: Collection[Model] = (),
+) -> Model:
+    """Look at every model once: three constraints, health, a free slot; the lowest score wins."""
+    best, lowest = None, 1e300
+    for model in models:
+        if (
+            model.context < context
+            or model.cost > max_cost
+            or model.quality < min_quality
+            or not model.is_healthy
+            or model.running >= model.capacity
+        ):
+            continue
+        score = model.score + model.latency * 0.3 + model.running * 0.01
+        if score < lowest and (not without or model not in without):
+            lowest, best = score, model
+    if best is None:
+        raise LookupError("no model")
+    return best
 
-    def __init__(self, models: int, call: Callable[[str, str], Awaitable[str]]) -> None:
+
+class Minimum:
+    """Args: how many models, and what answers for all of them."""
+
+    def __init__(self, models: int, call: Provider) -> None:
         self.models = [Model(n) for n in range(models)]
         self.call = call
         self.requests = 0
-
-    def decide(self, context: int, max_cost: float, min_quality: float) -> Model:
-        best, lowest = None, float("inf")
-        for model in self.models:
-            if (
-                model.context < context
-                or model.cost > max_cost
-                or model.quality < min_quality
-                or not model.is_healthy
-                or model.running >= model.capacity
-            ):
-                continue
-            score = model.score + 0.3 * model.latency + 0.01 * model.running
-            if score < lowest:
-                lowest, best = score, model
-        if best is None:
-            raise LookupError("no model")
-        return best
 
     async def execute(
         self,
@@ -123,12 +138,13 @@ class Minimum:
         min_quality: float = 0.0,
         timeout: float = 30.0,
     ) -> Answer:
-        model = self.decide(context, max_cost, min_quality)
+        model = best_of(self.models, context, max_cost, min_quality)
         started = perf_counter()
         model.running += 1
         try:
-            level = min(model.level + (started - model.level_at) * model.rate, 1e9) - 1.0
-            model.level, model.level_at = level, started
+            level = model.level + (started - model.level_at) * model.rate
+            model.level_at = started
+            model.level = level = (level if level < model.burst else model.burst) - 1.0
             if level < 0:
                 await asyncio.sleep(-level / model.rate)
             async with asyncio.timeout(timeout):
@@ -142,10 +158,94 @@ class Minimum:
         position = model.position
         model.ring[position] = latency
         model.position = position + 1 if position < 999 else 0
-        model.latency += 0.05 * (latency - model.latency)
+        model.latency += (latency - model.latency) * 0.05
         model.succeeded += 1
         model.spent += model.cost
         self.requests += 1
         return Answer(
             self.requests, model.name, text, model.cost, latency, 20, 2, False, 1, "balanced"
         )
+
+
+class MinimumWithFallback(Minimum):
+    """The same, and whatever fails is followed by the best of the models not tried yet."""
+
+    async def execute(
+        self,
+        prompt: str,
+        context: int = 4000,
+        max_cost: float = 20.0,
+        min_quality: float = 0.0,
+        timeout: float = 30.0,
+    ) -> Answer:
+        tried: list[Model] = []
+        while True:
+            model = best_of(self.models, context, max_cost, min_quality, tried)
+            tried.append(model)
+            started = perf_counter()
+            model.running += 1
+            try:
+                level = model.level + (started - model.level_at) * model.rate
+                model.level_at = started
+                model.level = level = (level if level < model.burst else model.burst) - 1.0
+                if level < 0:
+                    await asyncio.sleep(-level / model.rate)
+                async with asyncio.timeout(timeout):
+                    text = await self.call(model.name, prompt)
+            except ConnectionError:
+                model.failed += 1
+                if len(tried) == 3:
+                    raise
+                continue
+            except BaseException:
+                model.failed += 1
+                raise
+            finally:
+                model.running -= 1
+            latency = perf_counter() - started
+            position = model.position
+            model.ring[position] = latency
+            model.position = position + 1 if position < 999 else 0
+            model.latency += (latency - model.latency) * 0.05
+            model.succeeded += 1
+            model.spent += model.cost
+            self.requests += 1
+            return Answer(
+                self.requests,
+                model.name,
+                text,
+                model.cost,
+                latency,
+                20,
+                2,
+                False,
+                len(tried),
+                "balanced",
+            )
+
+
+class MinimumWithCache(Minimum):
+    """The same behind a cache by text and constraints: least recently used, with a time to live."""
+
+    def __init__(self, models: int, call: Provider) -> None:
+        super().__init__(models, call)
+        self.cache: OrderedDict[tuple[object, ...], tuple[float, Answer]] = OrderedDict()
+
+    async def execute(
+        self,
+        prompt: str,
+        context: int = 4000,
+        max_cost: float = 20.0,
+        min_quality: float = 0.0,
+        timeout: float = 30.0,
+    ) -> Answer:
+        key = (prompt, context, max_cost, min_quality)
+        entry = self.cache.get(key)
+        if entry is not None and entry[0] > monotonic():
+            self.cache.move_to_end(key)
+            return entry[1]
+        answer = await super().execute(prompt, context, max_cost, min_quality, timeout)
+        self.cache[key] = (monotonic() + 300.0, answer)
+        if len(self.cache) > 1000:
+            self.cache.popitem(last=False)
+        return answer

@@ -1,165 +1,168 @@
 """What routing costs beside the call, as multiples of a hand-written minimum, in one run.
 
-    uv run python benchmarks/overhead.py [--rounds 7] [--calls 3000] [--json FILE]
+    uv run python benchmarks/overhead.py [--loop uvloop] [--rounds 25] [--json FILE]
 
-CPU time, medians of interleaved rounds; believe ratios to about 15 %, absolute figures not at all.
+CPU time; medians of the ratios of interleaved rounds. Believe them to about 15 %.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import gc
-import json
-import random
-import statistics
-import sys
-import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
+from statistics import median
 
-from floor import Minimum
-from rich.console import Console
-from rich.table import Table
-
-from asyncroute import (
-    Call,
-    Completion,
-    LLMRouter,
-    ModelConfig,
-    MoneyBudget,
-    QueryRequest,
-    UnavailableError,
-    Usage,
+from floor import Minimum, MinimumWithCache, MinimumWithFallback, best_of
+from measure import PROMPT, Case, calls_per_second, interleaved, ratio, run
+from report import Report, Row
+from subject import (
+    FIELDS,
+    NEVER_EJECTED,
+    REQUEST,
+    FailsFirst,
+    Instant,
+    Silent,
+    Sleeps,
+    router_of,
 )
 
-PROMPT = "Explain in two sentences what a router for language models does, and why latency matters."
 GATES = {
     "execute, ready request": (2.0, 1.7),
     "execute, text and keywords": (2.7, 2.3),
-    "execute, hedge armed": (2.4, 1.85),
-    "execute, one observer": (2.3, 1.8),
     "execute, cached, by text": (0.4, 0.17),
+    "execute, cached, by messages": (0.5, 0.25),
     "route": (0.7, 0.5),
-    "execute, fallback answers": (4.5, 3.8),
-    "race of two": (12.0, 8.0),
-    "supervised provider": (4.0, 3.0),
+    "execute, first fails, fallback answers": (4.5, 3.8),
+    "race of two, both settled": (12.0, 8.0),
+    "execute, supervised provider": (4.0, 3.0),
 }
+"""At most, and hoped for, in multiples of the minimum."""
+
+EXTRAS = {"hedge armed": (0.4, 0.15), "one observer": (0.3, 0.1)}
+"""The same beyond a ready request without."""
+
+CALLERS, CALLS = 1000, 10
+MESSAGES = [
+    {"role": "system", "content": "You answer in plain words."},
+    {"role": "user", "content": PROMPT},
+]
 
 
-class Instant:
-    """Answers at once; models named in `down` fail."""
+def minima() -> dict[str, Case]:
+    """The minimum, which is 1, and what else is done by hand."""
 
-    def __init__(self, *, promptly: bool = True, down: frozenset[str] = frozenset()) -> None:
-        self.cancels_promptly = promptly
-        self.down = down
-
-    async def complete(self, call: Call, /) -> Completion:
-        if call.model.model_id in self.down:
-            raise UnavailableError("down")
-        return Completion("ok", Usage(20, 2))
-
-
-class Silent:
-    def on_result(self, request: object, result: object, /) -> None: ...
-
-
-def models(count: int) -> list[ModelConfig]:
-    made: list[ModelConfig] = []
-    for n in range(count):
-        rng = random.Random(n)
-        made.append(
-            ModelConfig(
-                model_id=f"m{n}",
-                provider="p",
-                cost_per_1k_tokens=rng.uniform(0.0001, 0.01),
-                quality_score=rng.random(),
-                max_tokens=rng.choice((8_000, 32_000, 128_000)),
-                avg_latency_ms=1000 * rng.uniform(0.1, 2.0),
-                max_concurrent_requests=10_000,
-                requests_per_minute=100_000_000,
-                tokens_per_minute=1_000_000_000,
-            )
-        )
-    return made
-
-
-async def cpu_us(call: Callable[[], Awaitable[Any]], calls: int) -> float:
-    gc.collect()
-    started = time.process_time()
-    for _ in range(calls):
-        await call()
-    return (time.process_time() - started) / calls * 1e6
-
-
-async def measure(rounds: int, calls: int) -> dict[str, float]:
     async def answer(model: str, prompt: str) -> str:
         return "ok"
 
+    calls = 0
+
+    async def fails_first(model: str, prompt: str) -> str:
+        nonlocal calls
+        calls += 1
+        if calls % 2:
+            raise ConnectionError("down")
+        return "ok"
+
     minimum = Minimum(8, answer)
-    options: dict[str, Any] = {"budgets": [MoneyBudget(1e9)], "seed": 1}
-    request = QueryRequest(
-        query=PROMPT, max_cost=20.0, required_quality=0.0, max_tokens=100, timeout=30.0
-    )
-    async with (
-        LLMRouter(models(8), {"p": Instant()}, **options) as router,
-        LLMRouter(models(8), {"p": Instant()}, observers=[Silent()], **options) as observed,
-        LLMRouter(models(8), {"p": Instant()}, cache=True, **options) as caching,
-        LLMRouter(models(8), {"p": Instant(promptly=False)}, **options) as supervised,
-    ):
-        first = (await router.route(request)).selected_model.model_id
-        down = Instant(down=frozenset({first}))
-        async with LLMRouter(models(8), {"p": down}, **options) as failing:
+    falling_back = MinimumWithFallback(8, fails_first)
+    caching = MinimumWithCache(8, answer)
 
-            async def fall_back() -> None:
-                endpoint = failing._registry[first]  # noqa: SLF001
-                endpoint.health.__init__(rng=random.Random(1))
-                failing._registry.journal.troubled.clear()  # noqa: SLF001
-                await failing.execute(request)
+    async def decide() -> None:
+        best_of(minimum.models, 4000, 20.0, 0.0)
 
-            cases: dict[str, Callable[[], Awaitable[Any]]] = {
-                "minimum": lambda: minimum.execute(PROMPT),
-                "execute, ready request": lambda: router.execute(request),
-                "execute, text and keywords": lambda: router.execute(
-                    PROMPT, max_cost=20.0, required_quality=0.0, max_tokens=100, timeout=30.0
-                ),
-                "execute, hedge armed": lambda: router.execute(request, mode="hedged"),
-                "execute, one observer": lambda: observed.execute(request),
-                "execute, cached, by text": lambda: caching.execute(PROMPT, max_cost=20.0),
-                "route": lambda: router.route(request),
-                "execute, fallback answers": fall_back,
-                "race of two": lambda: router.execute(request, mode="race"),
-                "supervised provider": lambda: supervised.execute(request),
-            }
-            times: dict[str, list[float]] = {name: [] for name in cases}
-            for call in cases.values():
-                await cpu_us(call, 500)
-            for _ in range(rounds):
-                for name, call in cases.items():
-                    times[name].append(await cpu_us(call, calls))
-    return {name: statistics.median(values) for name, values in times.items()}
+    return {
+        "minimum": lambda: minimum.execute(PROMPT),
+        "minimum, decision alone": decide,
+        "minimum, fallback": lambda: falling_back.execute(PROMPT),
+        "minimum, cached": lambda: caching.execute(PROMPT),
+    }
+
+
+@asynccontextmanager
+async def ours() -> AsyncIterator[dict[str, Case]]:
+    """The rows of the table, each tried once to see that it does what it says."""
+    async with AsyncExitStack() as stack:
+        enter = stack.enter_async_context
+        router = await enter(router_of(Instant()))
+        observed = await enter(router_of(Instant(), observers=[Silent()]))
+        caching = await enter(router_of(Instant(), cache=True))
+        supervised = await enter(router_of(Instant(promptly=False)))
+        failing = await enter(router_of(FailsFirst(), health=NEVER_EJECTED))
+
+        hit = partial(caching.execute, PROMPT, **FIELDS)
+        hit_by_messages = partial(caching.execute, MESSAGES, **FIELDS)
+        fall_back = partial(failing.execute, REQUEST)
+        race = partial(router.execute, REQUEST, mode="race", width=2)
+        for fill in (hit, hit_by_messages):
+            await fill()
+            assert (await fill()).cached
+        for case in (fall_back, race):
+            assert len((await case()).attempts) == 2
+        yield {
+            "execute, ready request": lambda: router.execute(REQUEST),
+            "execute, text and keywords": lambda: router.execute(PROMPT, **FIELDS),
+            "hedge armed": lambda: router.execute(REQUEST, mode="hedged"),
+            "one observer": lambda: observed.execute(REQUEST),
+            "execute, cached, by text": lambda: caching.execute(PROMPT, **FIELDS),
+            "execute, cached, by messages": lambda: caching.execute(MESSAGES, **FIELDS),
+            "route": lambda: router.route(REQUEST),
+            "execute, first fails, fallback answers": fall_back,
+            "race of two, both settled": race,
+            "execute, supervised provider": lambda: supervised.execute(REQUEST),
+        }
+        # Had a model been set aside or a budget run dry, something else would have been measured.
+        assert len((await fall_back()).attempts) == 2
+        assert [each.role for each in (await router.execute(REQUEST)).attempts] == ["first"]
+
+
+async def throughput(rounds: int) -> tuple[float, float]:
+    """Our calls per second and the minimum's, by many callers whose provider takes 10 ms."""
+
+    async def answer(model: str, prompt: str) -> str:
+        await asyncio.sleep(0.01)
+        return "ok"
+
+    minimum = Minimum(8, answer)
+    our, least = list[float](), list[float]()
+    async with router_of(Sleeps()) as router:
+        for _ in range(rounds):
+            least.append(await calls_per_second(lambda: minimum.execute(PROMPT), CALLERS, CALLS))
+            our.append(await calls_per_second(lambda: router.execute(REQUEST), CALLERS, CALLS))
+    return median(our), median(least)
+
+
+async def measure(rounds: int) -> list[Row]:
+    async with ours() as cases:
+        times = await interleaved(minima() | cases, rounds)
+    our_rate, least_rate = await throughput(max(3, rounds // 5))
+    plain = "execute, ready request"
+    rows: list[Row] = []
+    for name in cases:
+        if name in EXTRAS:
+            extra = ratio(times, name) - ratio(times, plain)
+            rows.append(Row(f"execute, {name}", extra, *EXTRAS[name], unit="+ x"))
+        else:
+            rows.append(Row(name, ratio(times, name), *GATES[name]))
+    share, kept = "1,000 callers, share of the minimum's calls/s", our_rate / least_rate
+    rows.append(Row(share, kept, 0.6, 0.7, unit="", at_least=True))
+    rows.append(Row("1,000 callers", our_rate, unit="calls/s"))
+    rows.append(Row("minimum, 1,000 callers", least_rate, unit="calls/s"))
+    rows += [Row(name, ratio(times, name)) for name in minima() if name != "minimum"]
+    rows += [Row(name, median(times[name]), unit="µs") for name in ("minimum", plain)]
+    return rows
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--calls", type=int, default=3000)
+    parser.add_argument("--loop", choices=("asyncio", "uvloop"), default="asyncio")
+    parser.add_argument("--rounds", type=int, default=25)
     parser.add_argument("--json", type=Path)
     asked = parser.parse_args()
-    medians = asyncio.run(measure(asked.rounds, asked.calls))
-    minimum = medians["minimum"]
-    table = Table(title=f"Overhead, CPython {sys.version.split()[0]}, asyncio")
-    for column in ("", "µs", "x minimum", "gate", "aim"):
-        table.add_column(column, justify="right" if column else "left")
-    for name, microseconds in medians.items():
-        gate, aim = GATES.get(name, ("", ""))
-        ratio = f"{microseconds / minimum:.2f}"
-        table.add_row(name, f"{microseconds:.1f}", ratio, str(gate), str(aim))
-    Console().print(table)
-    if asked.json is not None:
-        ratios = {name: value / minimum for name, value in medians.items()}
-        asked.json.write_text(json.dumps({"microseconds": medians, "ratios": ratios}, indent=1))
+    rows = run(lambda: measure(asked.rounds), asked.loop)
+    Report("Overhead", tuple(rows), loop=asked.loop).tell(asked.json)
 
 
 if __name__ == "__main__":
