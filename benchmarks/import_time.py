@@ -1,0 +1,75 @@
+"""What `import asyncroute` takes beyond its three dependencies.
+
+    uv run python benchmarks/import_time.py [--rounds 9] [--json FILE]
+
+Each round starts an interpreter of its own, which imports them, and then us. CPU seconds and
+resident memory; medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+from statistics import median
+
+from report import Report, Row
+
+CHILD = """
+import json, time
+
+def look():
+    with open("/proc/self/statm", encoding="ascii") as file:
+        return time.process_time(), int(file.read().split()[1]) * 4 / 1024
+
+start = look()
+import anyio, aiolimiter, pydantic
+dependencies = look()
+{more}
+import asyncroute
+all = look()
+print(json.dumps([b - a for a, b in (*zip(start, dependencies), *zip(dependencies, all))]))
+"""
+
+LOADED = """
+from pydantic import BaseModel
+class Warm(BaseModel):
+    a: int = 0
+dependencies = look()
+"""
+"""pydantic imports most of itself when it is first used: the same, with that taken out."""
+
+
+def medians(rounds: int, more: str = "") -> list[float]:
+    """Seconds and MiB of the dependencies, then of us."""
+    command = [sys.executable, "-c", CHILD.format(more=more)]
+    subprocess.run(command, capture_output=True, check=True)  # writes what is compiled
+    told = [
+        json.loads(subprocess.run(command, capture_output=True, check=True, text=True).stdout)
+        for _ in range(rounds)
+    ]
+    return [median(column) for column in zip(*told, strict=True)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--json", type=Path)
+    asked = parser.parse_args()
+    seconds_of_theirs, mib_of_theirs, seconds, mib = medians(asked.rounds)
+    _, _, seconds_alone, mib_alone = medians(asked.rounds, LOADED)
+    rows = (
+        Row("import asyncroute, beyond its dependencies", seconds, 0.10, unit="s"),
+        Row("the same, resident memory", mib, 8.0, unit="MiB"),
+        Row("beyond them and pydantic in use", seconds_alone, unit="s"),
+        Row("the same beyond both, resident memory", mib_alone, unit="MiB"),
+        Row("import anyio, aiolimiter, pydantic", seconds_of_theirs, unit="s"),
+        Row("their resident memory", mib_of_theirs, unit="MiB"),
+    )
+    Report("Importing", rows).tell(asked.json)
+
+
+if __name__ == "__main__":
+    main()
