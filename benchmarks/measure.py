@@ -64,6 +64,12 @@ def ratio(times: Times, name: str, to: str = "minimum") -> float:
     return median(a / b for a, b in zip(times[name], times[to], strict=True))
 
 
+def surplus(times: Times, name: str, beyond: str, to: str = "minimum") -> float:
+    """What one case costs more than another, as a ratio: the median of the rounds' ratios."""
+    rounds = zip(times[name], times[beyond], times[to], strict=True)
+    return median((a - b) / unit for a, b, unit in rounds)
+
+
 async def calls_per_second(case: Case, callers: int, calls: int) -> float:
     """Calls a second of CPU time that so many callers get through, each making so many in a row.
 

@@ -34,6 +34,7 @@ class Peer:
     Attributes:
         name: The name it goes by.
         version: Its version.
+        python: The CPython it ran on.
         ratios: By strategy or case, multiples of the minimum; `fallback` among them.
         share_of_rate: Calls per second of a hundred callers, as a share of the minimum's.
         skipped: Why it was not measured; empty if it was.
@@ -59,6 +60,14 @@ class Peer:
     def fallback(self) -> float:
         """What a call costs whose first model fails."""
         return (self.ratios or {})["fallback"]
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """What a table shows, under `HEADINGS`."""
+        if self.skipped:
+            return self.name, "skipped", self.skipped, "", ""
+        rate = f"{self.share_of_rate:.3f}"
+        return self.name, self.version, spread(self.execute), spread([self.fallback]), rate
 
 
 def measured(name: str) -> Peer:
@@ -101,26 +110,12 @@ def read(json_path: Path) -> list[Peer]:
 def spread(ratios: list[float]) -> str:
     """A ratio, or the least and most of several."""
     least, most = min(ratios), max(ratios)
-    return f"{most:.3g}" if len(ratios) == 1 else f"{least:,.0f} to {most:,.0f}"
+    if len(ratios) > 1:
+        return f"{least:,.0f} to {most:,.0f}"
+    return f"{most:,.0f}" if most >= 100 else f"{most:.3g}"
 
 
-def table(peers: list[Peer]) -> Table:
-    made = Table(title="Other libraries, multiples of the minimum in their own process")
-    made.add_column("")
-    for column in ("version", "execute", "fallback answers", "share of calls/s"):
-        made.add_column(column, justify="right")
-    for peer in peers:
-        if peer.skipped:
-            made.add_row(peer.name, "skipped", peer.skipped)
-            continue
-        made.add_row(
-            peer.name,
-            peer.version,
-            spread(peer.execute),
-            f"{peer.fallback:,.3g}" if peer.fallback < 1000 else f"{peer.fallback:,.0f}",
-            f"{peer.share_of_rate:.3f}",
-        )
-    return made
+HEADINGS = ("", "version", "execute", "fallback answers", "share of calls/s")
 
 
 def main() -> None:
@@ -129,7 +124,10 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     asked = parser.parse_args()
     peers = [measured(name) for name in PEERS if asked.only in (None, name)]
-    Console(width=None if sys.stdout.isatty() else 120).print(table(peers))
+    table = Table(*HEADINGS, title="Other libraries, multiples of the minimum")
+    for peer in peers:
+        table.add_row(*peer.cells)
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
     if asked.json is not None:
         asked.json.parent.mkdir(parents=True, exist_ok=True)
         text = json.dumps([asdict(peer) for peer in peers], indent=1)

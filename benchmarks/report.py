@@ -51,8 +51,9 @@ class Row:
         """A value of this row, to three digits, with its unit."""
         if value is None:
             return ""
-        prefix, _, unit = self.unit.rpartition(" ")
-        return f"{prefix}{' ' if prefix else ''}{_digits(value)} {unit}".rstrip()
+        if self.unit == "+ x":
+            return f"{value:+.2f} x"
+        return f"{_digits(value)} {self.unit}".rstrip()
 
 
 def _digits(value: float) -> str:
