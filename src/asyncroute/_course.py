@@ -387,6 +387,8 @@ class Course:
                 f"model {endpoint.config.model_id!r} needs provider {endpoint.config.provider!r},"
                 " which was not given"
             )
+        if permit.is_probe:
+            endpoint.heed(now)  # nobody else may call it now
         call = Call(endpoint.config, self.request, self.deadline)
         attempt = self._make_try(self, endpoint, provider, permit, call, role, now)
         self.tries.append(attempt)

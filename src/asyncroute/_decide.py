@@ -196,17 +196,20 @@ class Decider:
         """
         away: dict[Endpoint, str] = {}
         held_back: dict[Endpoint, str] = {}
-        for endpoint in tuple(self._registry.journal.troubled):
-            if endpoint in eligible.places:
-                endpoint.heed(now)
-                health = endpoint.health
-                available_at = health.available_at(now)
-                if available_at > now:
-                    status = health.status(now).replace("_", " ")
-                    until = "" if available_at == inf else f" for {available_at - now:.3g} s"
-                    away[endpoint] = f"is {status}{until}"
-                elif health.is_ramping(now) and self._rng.random() >= health.weight(now):
-                    held_back[endpoint] = f"comes back slowly, to {health.weight(now):.0%} so far"
+        troubled = self._registry.journal.troubled
+        for endpoint in tuple(troubled):
+            if endpoint not in eligible.places:
+                continue
+            health = endpoint.health
+            available_at = health.available_at(now)
+            if available_at > now:
+                status = health.status(now).replace("_", " ")
+                until = "" if available_at == inf else f" for {available_at - now:.3g} s"
+                away[endpoint] = f"is {status}{until}"
+            elif not health.is_ramping(now):
+                troubled.discard(endpoint)  # it may be called again: as a probe, or freely
+            elif self._rng.random() >= health.weight(now):
+                held_back[endpoint] = f"comes back slowly, to {health.weight(now):.0%} so far"
         return away, held_back
 
     def _relax(

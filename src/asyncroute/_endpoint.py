@@ -250,13 +250,13 @@ class Endpoint:
             journal.note(self)
 
     def heed(self, now: float) -> None:
-        """Take up what health says now. Called whenever it may have changed."""
+        """Take up what health says now. Called whenever it may have changed for the worse."""
         health = self.health
-        is_well = health.status(now) == "healthy" and not health.is_ramping(now)
-        if is_well or self.is_removed:
-            self.journal.troubled.discard(self)
-        else:
+        is_away = health.available_at(now) > now or health.is_ramping(now)
+        if is_away and not self.is_removed:
             self.journal.troubled.add(self)
+        else:
+            self.journal.troubled.discard(self)
 
     def block(self, until: float, now: float) -> None:
         """Keep calls away from its whole quota group until an instant: a Retry-After."""

@@ -86,7 +86,7 @@ class Index:
     ) -> tuple[list[int], float]:
         """Find the places of the best endpoints, equals of each other, and their score."""
         self._catch_up()
-        heap = self._heap(_floor(tokens_in), _floor(longest))
+        heap = self._heap(_floor(tokens_in), _floor(longest)) if self._weight else self._heap(0, 0)
         endpoints, stamps, parts = self._eligible.endpoints, self._stamps, self._parts
         equals: list[int] = []
         highest = -1.0
@@ -121,16 +121,17 @@ class Index:
             if place is not None:
                 self._parts[place] = self._part_of(endpoint)
                 self._stamps[place] += 1
+                part, stamp, lot = self._parts[place], self._stamps[place], self._lot()
                 for (tokens_in, longest), heap in self._heaps.items():
-                    bound = self._bound(place, tokens_in, longest)
-                    heappush(heap, (-bound, self._lot(), place, self._stamps[place]))
+                    bound = part_score(part, self._weight, tokens_in, longest)
+                    heappush(heap, (-bound, lot, place, stamp))
 
     def _heap(self, tokens_in: float, longest: float) -> list[_Entry]:
         key = tokens_in, longest
         heap = self._heaps.get(key)
         if heap is None or len(heap) > 2 * len(self._parts) + 64:
             heap = self._heaps[key] = [
-                (-self._bound(place, *key), self._lot(), place, stamp)
+                (-part_score(self._parts[place], self._weight, *key), self._lot(), place, stamp)
                 for place, stamp in enumerate(self._stamps)
             ]
             heapify(heap)
@@ -138,9 +139,6 @@ class Index:
                 self._heaps.popitem(last=False)
         self._heaps.move_to_end(key)
         return heap
-
-    def _bound(self, place: int, tokens_in: float, longest: float) -> float:
-        return part_score(self._parts[place], self._weight, tokens_in, longest)
 
 
 def _floor(size: float) -> float:
