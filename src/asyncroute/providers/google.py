@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, cast, final
@@ -17,22 +16,19 @@ from asyncroute._errors import (
 )
 from asyncroute.providers._credentials import key_of, missing_sdk, shown, unless_given
 from asyncroute.providers._generate_content import StreamedContent, read_content, request_of
+from asyncroute.providers._generators import Generators
 from asyncroute.providers._http_errors import error_from_payload, parse_retry_after, redactor
 from asyncroute.providers._wire import (
     Kinds,
     Wire,
-    abandon,
     cause_of,
     new_client,
-    received,
-    remembering,
     unused_client,
 )
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 
-    import httpx2
     from google import genai
     from google.genai.types import GenerateContentResponse
 
@@ -41,7 +37,6 @@ if TYPE_CHECKING:
 
 __all__ = ("GoogleProvider",)
 
-_TURNS = 12  # three each for four generators
 _KEYS = ("GOOGLE_API_KEY", "GEMINI_API_KEY")
 
 
@@ -96,7 +91,7 @@ class GoogleProvider:
         own = None
         key = key_of(api_key, api_key_env)
         if client is None:
-            own = remembering(new_client(base_url))
+            own = new_client(base_url)
             options = sdk.types.HttpOptions(
                 base_url=base_url,
                 api_version=api_version,
@@ -161,47 +156,48 @@ class GoogleProvider:
         """
         self._wire.claim()
         answer = StreamedContent(call, self._wire.redact)
-        source: AsyncIterator[GenerateContentResponse] | None = None
-        responses: list[httpx2.Response] = []
+        generators = Generators()
         try:
-            with received() as responses:
-                source = await self._open_stream(call)
-                piece = await self._next_piece(source, call)  # the request is sent here
+            source = await self._open_stream(call, generators)
+            piece = await self._next_piece(source, generators, call)  # the request is sent here
             while piece is not None:
                 for chunk in answer.take(_plain(piece)):
                     yield chunk
-                piece = await self._next_piece(source, call, answer)
+                piece = await self._next_piece(source, generators, call, answer)
             yield answer.end()
         except ProviderError as error:
             error.model_id = call.model.model_id
             raise
         finally:
-            if source is not None:
-                await abandon(source)
-            for response in responses:
-                await response.aclose()  # the SDK leaves it open after a piece it cannot read
+            await generators.aclose()
 
-    async def _open_stream(self, call: Call) -> AsyncIterator[GenerateContentResponse]:
+    async def _open_stream(
+        self, call: Call, generators: Generators
+    ) -> AsyncIterator[GenerateContentResponse]:
         try:
-            return await self._models.generate_content_stream(**self._request(call))
+            request = self._request(call)
+            return await generators.watching(
+                lambda: self._models.generate_content_stream(**request)
+            )
         except Exception as error:
             raise self._wire.failure(error, call) from cause_of(error)
 
     async def _next_piece(
         self,
         source: AsyncIterator[GenerateContentResponse],
+        generators: Generators,
         call: Call,
         answer: StreamedContent | None = None,
     ) -> GenerateContentResponse | None:
         try:
-            return await anext(source, None)
+            return await generators.watching(lambda: anext(source))
+        except StopAsyncIteration:
+            return None
         except Exception as error:
             failure = self._wire.failure(error, call)
-            is_explained = self._explain(error) is not None
-        # Outside the handler: the original holds the SDK's generators, and these the connection.
-        if answer is None or is_explained:
-            raise failure
-        raise answer.interrupted(str(failure))
+            if answer is not None and self._explain(error) is None:
+                failure = answer.interrupted(str(failure))
+            raise failure from cause_of(error)
 
     def _request(self, call: Call) -> dict[str, Any]:
         """Write the request in the SDK's own types, which refuse what they do not have."""
@@ -242,15 +238,6 @@ class GoogleProvider:
 
     def __repr__(self) -> str:
         return repr(self._wire)
-
-
-async def _let_go() -> None:
-    """Wait until the loop has closed the SDK's generators, one within the other.
-
-    Where the SDK cannot read a piece it drops them unfinished, and the loop closes each in a task.
-    """
-    for _ in range(_TURNS):
-        await asyncio.sleep(0)
 
 
 class _Models(Protocol):
