@@ -7,14 +7,31 @@ one of each is built for every request.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, final
-
-from asyncroute._inputs import ModelConfig
+from typing import Any, Literal, Protocol, final
 
 __all__ = ("Attempt", "Chunk", "Completion", "Outcome", "Role", "Usage")
 
 Role = Literal["first", "retry", "fallback", "hedge", "race"]
 Outcome = Literal["won", "failed", "not_accepted", "superseded", "cancelled", "timed_out", "shed"]
+
+
+class Priced(Protocol):
+    """What tokens cost, in dollars each: a `ModelConfig`."""
+
+    @property
+    def input_price(self) -> float:
+        """One token of input."""
+        ...
+
+    @property
+    def output_price(self) -> float:
+        """One token of output."""
+        ...
+
+    @property
+    def cached_input_price(self) -> float:
+        """One input token read from the provider's prompt cache."""
+        ...
 
 
 @final
@@ -41,7 +58,7 @@ class Usage:
         """Input and output together."""
         return self.input_tokens + self.output_tokens
 
-    def cost(self, model: ModelConfig) -> float:
+    def cost(self, model: Priced) -> float:
         """What these tokens cost at the prices of `model`, in dollars."""
         fresh = self.input_tokens - self.cached_tokens
         return (
