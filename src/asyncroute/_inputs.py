@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, TypedDict, cast
+from typing import TYPE_CHECKING, Annotated, Any, Self, TypedDict, cast
 
 from pydantic import (
     BaseModel,
@@ -18,8 +18,6 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-
-from asyncroute._errors import ConfigurationError
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails, InitErrorDetails
@@ -129,9 +127,6 @@ class ModelConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
-    # What `from_catalog` asks. The price list lives floors above, and puts itself in here.
-    price_list: ClassVar[Callable[..., Mapping[str, Any]] | None] = None
-
     model_id: Name
     name: str = ""
     provider: Name = "default"
@@ -181,17 +176,18 @@ class ModelConfig(BaseModel):
         downloaded. Where long prompts cost more, the window ends where the higher price begins.
 
         Args:
-            name: Provider and model, `openai:gpt-4o`, or the model alone where that is enough.
+            name: Provider and model, `openai:gpt-4o`: the provider as the list names it, the model
+                as the provider does. The model alone where its name tells the provider.
             overrides: Fields of this class, which stand above what the list says.
 
         Raises:
             ConfigurationError: genai-prices is not installed, or the list does not know the model,
                 its price, or its window (then give `max_tokens`). Says what comes near.
+            pydantic.ValidationError: An override is wrong.
         """
-        if cls.price_list is None:
-            raise ConfigurationError("the price list is not loaded: import asyncroute.catalogue")
-        known = cls.price_list(name, window="max_tokens" not in overrides)
-        return cls(**{**known, **overrides})
+        from asyncroute._prices import listed
+
+        return cls(**{**listed(name, window="max_tokens" not in overrides), **overrides})
 
     @property
     def input_price(self) -> float:

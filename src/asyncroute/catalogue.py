@@ -16,24 +16,14 @@ window here ends where the higher price begins (OpenAI: 272,000 tokens); an intr
 `cost_per_1k_tokens` is the mean of both prices. Latencies and quality scores are no vendor's
 figures but rough starting values of this project: milliseconds of an answer of 256 tokens, and a
 rank from 0 to 1. A router replaces the latency by what it observes; `update_model` changes the
-score.
+score. `ModelConfig.from_catalog` makes any other model of that list.
 """
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any, cast
-
-from asyncroute._errors import ConfigurationError
 from asyncroute._inputs import Capability, ModelConfig
 
-if TYPE_CHECKING:
-    from decimal import Decimal
-
-    from genai_prices.types import ModelInfo, ModelPrice, Provider, TieredPrices
-
-__all__ = ("CATALOGUE_DATE", "DEFAULT_MODELS", "listed", "model")
+__all__ = ("CATALOGUE_DATE", "DEFAULT_MODELS")
 
 CATALOGUE_DATE = "2026-11-23"
 """The day whose prices `DEFAULT_MODELS` has."""
@@ -159,103 +149,3 @@ DEFAULT_MODELS: tuple[ModelConfig, ...] = (
     ),
 )
 """Two of OpenAI, two of Anthropic, one of Google, two of Mistral, one of Meta."""
-
-
-# ---------------------------------------------------------------- the price list
-
-
-def model(name: str, **overrides: Any) -> ModelConfig:
-    """Configure a model with its prices and context window from the list of genai-prices.
-
-    The list comes with that package (extra `prices`), and is as old as it: nothing is downloaded.
-
-    Args:
-        name: Provider and model, `openai:gpt-4o`: the provider as the list names it, the model as
-            the provider does. The model alone where its name tells the provider.
-        overrides: Fields of the `ModelConfig`, which stand above what the list says.
-
-    Raises:
-        ConfigurationError: genai-prices is not installed, or the list does not know the model, its
-            price for tokens, or its window (then give `max_tokens`). Says what comes near.
-        pydantic.ValidationError: An override is wrong.
-    """
-    return ModelConfig(**{**listed(name, window="max_tokens" not in overrides), **overrides})
-
-
-def listed(name: str, *, window: bool = True) -> dict[str, Any]:
-    """Give what the list knows of a model, as fields of a `ModelConfig`.
-
-    Where long prompts cost more, the window ends where the higher price begins.
-
-    Args:
-        name: See `model`.
-        window: Whether its context window must be known.
-
-    Raises:
-        ConfigurationError: See `model`.
-    """
-    provider, model_id, info = _find(name)
-    if not info.prices:
-        raise ConfigurationError(f"{name!r}: the price list has no prices for it")
-    prices = info.get_prices(datetime.now(UTC))
-    received, generated = _per_1k(prices.input_mtok), _per_1k(prices.output_mtok)
-    if received is None:
-        raise ConfigurationError(f"{name!r}: the price list has no price for tokens of it")
-    fields: dict[str, Any] = {
-        "model_id": model_id,
-        "name": info.name or model_id,
-        "provider": provider.id,
-        "cost_per_1k_tokens": (received + (generated or 0.0)) / 2,
-        "input_cost_per_1k": received,
-        "output_cost_per_1k": generated or 0.0,
-        "cached_input_cost_per_1k": _per_1k(prices.cache_read_mtok),
-    }
-    bounds = [bound for bound in (info.context_window, _tier_start(prices)) if bound]
-    if bounds:
-        fields["max_tokens"] = min(bounds)
-    elif window:
-        raise ConfigurationError(f"{name!r}: the price list has no window for it: give max_tokens")
-    return fields
-
-
-def _find(name: str) -> tuple[Provider, str, ModelInfo]:
-    try:
-        from genai_prices.data_snapshot import find_provider_by_id, get_snapshot
-    except ModuleNotFoundError as error:
-        says = f"the price list needs {error.name}: pip install 'asyncroute[prices]'"
-        raise ConfigurationError(says) from error
-    snapshot = get_snapshot()
-    before, colon, after = name.partition(":")
-    provider = find_provider_by_id(snapshot.providers, before) if colon else None
-    model_id = name if provider is None else after
-    try:
-        found, info = snapshot.find_provider_model(model_id, provider, None, None)
-    except LookupError:
-        known = snapshot.providers if provider is None else [provider]
-        names = [f"{each.id}:{it.id}" for each in known for it in each.models]
-        raise ConfigurationError(
-            f"{name!r} is not in the price list; {_near(name, names)}"
-        ) from None
-    return provider or found, model_id, info
-
-
-def _near(name: str, names: list[str]) -> str:
-    near = get_close_matches(name, names, n=5, cutoff=0.6)
-    return f"near it are {', '.join(near)}" if near else "nothing in it comes near"
-
-
-def _per_1k(price: Decimal | TieredPrices | None) -> float | None:
-    """Dollars for 1,000 tokens, of a price for a million; of several, the first."""
-    base = cast("Decimal | None", getattr(price, "base", price))
-    return None if base is None else float(base) / 1000
-
-
-def _tier_start(prices: ModelPrice) -> int | None:
-    """Tokens of input from which on another price counts."""
-    tiered = (prices.input_mtok, prices.output_mtok)
-    starts = [tier.start for price in tiered for tier in getattr(price, "tiers", ())]
-    return min(starts, default=None)
-
-
-# For `ModelConfig.from_catalog`, which lives below and cannot import this.
-ModelConfig.price_list = listed

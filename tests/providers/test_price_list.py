@@ -12,7 +12,7 @@ from genai_prices import data_snapshot
 from genai_prices.types import ClauseEquals, ModelInfo, ModelPrice, Provider, Tier, TieredPrices
 
 from asyncroute import ConfigurationError, ModelConfig
-from asyncroute.catalogue import DEFAULT_MODELS, model
+from asyncroute.catalogue import DEFAULT_MODELS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,7 +48,7 @@ def a_list_of_our_own() -> Iterator[None]:
 
 @pytest.mark.usefixtures("a_list_of_our_own")
 def test_prices_window_and_provider_are_taken() -> None:
-    config = model("vendor:plain")
+    config = ModelConfig.from_catalog("vendor:plain")
     assert (config.model_id, config.name, config.provider) == ("plain", "Plain", "vendor")
     assert config.max_tokens == 1000
     assert config.input_cost_per_1k == 0.003
@@ -63,24 +63,24 @@ def test_what_is_given_stands_above_the_list() -> None:
     assert (config.quality_score, config.output_cost_per_1k) == (0.9, 0.0)
     assert config.input_cost_per_1k == 0.003
     with pytest.raises(ValueError, match="quality_score"):
-        model("vendor:plain", quality_score=2)
+        ModelConfig.from_catalog("vendor:plain", quality_score=2)
 
 
 @pytest.mark.usefixtures("a_list_of_our_own")
 def test_the_window_ends_where_a_higher_price_begins() -> None:
-    config = model("vendor:cliff")
+    config = ModelConfig.from_catalog("vendor:cliff")
     assert (config.max_tokens, config.input_cost_per_1k, config.output_cost_per_1k) == (
         200,
         0.002,
         0.008,
     )
     assert config.cached_input_price == config.input_price
-    assert model("vendor:cliff", max_tokens=900).max_tokens == 900
+    assert ModelConfig.from_catalog("vendor:cliff", max_tokens=900).max_tokens == 900
 
 
 @pytest.mark.usefixtures("a_list_of_our_own")
 def test_what_has_no_output_has_no_price_for_it() -> None:
-    assert model("vendor:embedding").output_cost_per_1k == 0.0
+    assert ModelConfig.from_catalog("vendor:embedding").output_cost_per_1k == 0.0
 
 
 @pytest.mark.usefixtures("a_list_of_our_own")
@@ -100,12 +100,12 @@ def test_what_has_no_output_has_no_price_for_it() -> None:
 )
 def test_what_is_missing_is_said(name: str, says: str) -> None:
     with pytest.raises(ConfigurationError, match=says):
-        model(name)
+        ModelConfig.from_catalog(name)
 
 
 @pytest.mark.usefixtures("a_list_of_our_own")
 def test_a_window_that_is_given_need_not_be_known() -> None:
-    assert model("vendor:boundless", max_tokens=5).max_tokens == 5
+    assert ModelConfig.from_catalog("vendor:boundless", max_tokens=5).max_tokens == 5
 
 
 REAL = [it for it in DEFAULT_MODELS if it.provider != "meta"]
@@ -113,7 +113,7 @@ REAL = [it for it in DEFAULT_MODELS if it.provider != "meta"]
 
 @pytest.mark.parametrize("known", REAL, ids=lambda it: it.model_id)
 def test_real_models_are_listed(known: ModelConfig) -> None:
-    config = model(f"{known.provider}:{known.model_id}")
+    config = ModelConfig.from_catalog(f"{known.provider}:{known.model_id}")
     assert (config.model_id, config.provider) == (known.model_id, known.provider)
     assert config.input_price > 0
     assert config.output_price > 0
@@ -121,7 +121,7 @@ def test_real_models_are_listed(known: ModelConfig) -> None:
 
 
 def test_a_name_that_tells_its_provider_is_enough() -> None:
-    assert model("gpt-4o") == model("openai:gpt-4o")
+    assert ModelConfig.from_catalog("gpt-4o") == ModelConfig.from_catalog("openai:gpt-4o")
 
 
 def run(code: str) -> subprocess.CompletedProcess[str]:
@@ -133,11 +133,11 @@ def run(code: str) -> subprocess.CompletedProcess[str]:
 def test_the_list_is_loaded_when_it_is_asked_and_a_missing_one_is_named() -> None:
     ran = run("""
 import sys
-import asyncroute.catalogue as catalogue
+from asyncroute import ModelConfig
 assert "genai_prices" not in sys.modules, "imported too early"
 sys.modules["genai_prices"] = None
 try:
-    catalogue.model("openai:gpt-4o")
+    ModelConfig.from_catalog("openai:gpt-4o")
 except ValueError as error:
     print(error)
 """)
@@ -149,8 +149,8 @@ def test_nothing_is_downloaded() -> None:
 import sys
 events = []
 sys.addaudithook(lambda event, _: events.append(event))
-import asyncroute.catalogue
-asyncroute.catalogue.model("openai:gpt-4o")
+from asyncroute import ModelConfig
+ModelConfig.from_catalog("openai:gpt-4o")
 print(*{it for it in events if it.startswith(("socket.", "urllib."))})
 """)
     assert events.stdout.strip() == ""
