@@ -25,7 +25,7 @@ from over_http import (
     talk,
     text_of,
 )
-from served import SSE, Scripted, event, response
+from served import SSE, Abort, Scripted, event, response
 
 from asyncroute import Call, Chunk, ModelConfig, QueryRequest, Usage
 from asyncroute.providers import GoogleProvider
@@ -339,7 +339,13 @@ async def test_an_answer_of_many_parts_is_read(told: Scripted, provider: GoogleP
 
 @pytest.mark.parametrize(
     ("reason", "finish_reason"),
-    [("STOP", "stop"), ("MAX_TOKENS", "length"), ("SAFETY", "content_filter"), ("OTHER", "other")],
+    [
+        ("STOP", "stop"),
+        ("MAX_TOKENS", "length"),
+        ("CONTINUATION", "length"),
+        ("SAFETY", "content_filter"),
+        ("OTHER", "other"),
+    ],
 )
 async def test_why_it_ended_is_said_in_the_chat_apis_words(
     told: Scripted, provider: GoogleProvider, reason: str, finish_reason: str
@@ -425,6 +431,26 @@ async def test_an_error_within_a_stream_is_told_by_the_same_table(
     assert text_of(chunks) == "a"
     assert error is not None
     assert (error.kind, error.model_id) == ("provider_overloaded", "gpt-4o")
+
+
+async def test_what_could_be_gone_on_with_is_not_asked_for_again(
+    told: Scripted, provider: GoogleProvider
+) -> None:
+    def piece(text: str, finish: str | None) -> dict[str, Any]:
+        said = content({"text": text}, finish=finish)
+        said["candidates"][0]["continuationToken"] = "AAAA"
+        return said
+
+    told.says(response(piece("so far", "CONTINUATION")))
+    assert (await provider.complete(call_of())).finish_reason == "length"
+    told.says(SSE, event(piece("so far", "CONTINUATION")))
+    chunks, error = await stream_of(provider)
+    assert (text_of(chunks), chunks[-1].finish_reason, error) == ("so far", "length", None)
+    told.says(SSE, event(piece("so far", None)), Abort)
+    chunks, error = await stream_of(provider)
+    assert error is not None
+    assert (text_of(chunks), error.kind) == ("so far", "stream_interrupted")
+    assert len(told.requests) == 3
 
 
 # ---------------------------------------------------------------- for money

@@ -236,6 +236,7 @@ _REFUSALS = (
 _FINISH_REASONS = {
     "STOP": "stop",
     "MAX_TOKENS": "length",
+    "CONTINUATION": "length",
     **dict.fromkeys(_REFUSALS, "content_filter"),
 }
 

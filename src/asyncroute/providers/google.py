@@ -205,8 +205,10 @@ class GoogleProvider:
 
         types = self._types
         request = request_of(call)
-        # Functions are declared, never run here.
-        config = {"automatic_function_calling": {"disable": True}, **request.config}
+        # One call is one request: functions are declared and never run here, and what broke off or
+        # reached a limit is not gone on with.
+        one = {"automatic_function_calling": {"disable": True}, "automatic_continuation": False}
+        config = {**one, **request.config}
         try:
             return {
                 "model": request.model,
