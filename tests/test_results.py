@@ -55,6 +55,21 @@ def test_usage_adds_up_and_bills_cached_tokens_at_their_price() -> None:
     assert usage.cost(model) == pytest.approx(40 * 0.01 + 60 * 0.001 + 10 * 0.02)
 
 
+def test_usage_bills_what_has_a_price_of_its_own_at_that_price() -> None:
+    usage = Usage(100, 10, 60, cache_write_tokens=20, audio_input_tokens=5, audio_output_tokens=4)
+    model = ModelConfig(model_id="a", input_cost_per_1k=10, output_cost_per_1k=20)
+    assert usage.cost(model) == pytest.approx(100 * 0.01 + 10 * 0.02)
+    prices = {
+        "cached_input_cost_per_1k": 1,
+        "cache_write_cost_per_1k": 12,
+        "audio_input_cost_per_1k": 40,
+        "audio_output_cost_per_1k": 80,
+    }
+    own = ModelConfig(model_id="a", input_cost_per_1k=10, output_cost_per_1k=20, **prices)
+    received = 15 * 0.01 + 60 * 0.001 + 20 * 0.012 + 5 * 0.04
+    assert usage.cost(own) == pytest.approx(received + 6 * 0.02 + 4 * 0.08)
+
+
 @pytest.mark.parametrize(
     ("chunk", "has_content"),
     [

@@ -266,10 +266,14 @@ class Endpoint:
 
     def bill(self, usage: Usage) -> float:
         """Dollars for tokens as billed."""
-        cost = usage.input_tokens * self.input_price + usage.output_tokens * self.output_price
-        if usage.cached_tokens:
-            cost += usage.cached_tokens * (self.config.cached_input_price - self.input_price)
-        return cost
+        if (
+            usage.cached_tokens
+            or usage.cache_write_tokens
+            or usage.audio_input_tokens
+            or usage.audio_output_tokens
+        ):
+            return usage.cost(self.config)
+        return usage.input_tokens * self.input_price + usage.output_tokens * self.output_price
 
     def __repr__(self) -> str:
         return f"<Endpoint {self.config.model_id}: {self.assigned} assigned, {self.health!r}>"

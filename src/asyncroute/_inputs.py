@@ -109,6 +109,12 @@ class ModelConfig(BaseModel):
         output_cost_per_1k: Dollars for 1,000 tokens of output; default `cost_per_1k_tokens`.
         cached_input_cost_per_1k: Dollars for 1,000 input tokens read from the provider's prompt
             cache; default `input_cost_per_1k`.
+        cache_write_cost_per_1k: Dollars for 1,000 input tokens that it writes to its prompt cache;
+            default `input_cost_per_1k`.
+        audio_input_cost_per_1k: Dollars for 1,000 input tokens of audio; default
+            `input_cost_per_1k`.
+        audio_output_cost_per_1k: Dollars for 1,000 output tokens of audio; default
+            `output_cost_per_1k`.
         max_tokens: The context window: tokens of input and output together.
         max_output_tokens: The longest answer the model can give; None for no limit of its own.
         avg_latency_ms: What a usual answer takes in milliseconds, until it has been observed.
@@ -134,6 +140,9 @@ class ModelConfig(BaseModel):
     input_cost_per_1k: Price | None = None
     output_cost_per_1k: Price | None = None
     cached_input_cost_per_1k: Price | None = None
+    cache_write_cost_per_1k: Price | None = None
+    audio_input_cost_per_1k: Price | None = None
+    audio_output_cost_per_1k: Price | None = None
     max_tokens: Annotated[int, Field(ge=1)] = 8192
     max_output_tokens: Annotated[int, Field(ge=1)] | None = None
     avg_latency_ms: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1000.0
@@ -206,6 +215,24 @@ class ModelConfig(BaseModel):
         """Dollars for one input token that the provider read from its prompt cache."""
         price = self.cached_input_cost_per_1k
         return self.input_price if price is None else price / 1000
+
+    @property
+    def cache_write_price(self) -> float:
+        """Dollars for one input token that the provider wrote to its prompt cache."""
+        price = self.cache_write_cost_per_1k
+        return self.input_price if price is None else price / 1000
+
+    @property
+    def audio_input_price(self) -> float:
+        """Dollars for one input token of audio."""
+        price = self.audio_input_cost_per_1k
+        return self.input_price if price is None else price / 1000
+
+    @property
+    def audio_output_price(self) -> float:
+        """Dollars for one output token of audio."""
+        price = self.audio_output_cost_per_1k
+        return self.output_price if price is None else price / 1000
 
 
 class RequestFields(TypedDict, total=False):

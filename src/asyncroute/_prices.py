@@ -49,6 +49,9 @@ def listed(name: str, *, window: bool = True) -> dict[str, Any]:
         "input_cost_per_1k": received,
         "output_cost_per_1k": generated or 0.0,
         "cached_input_cost_per_1k": _per_1k(prices.cache_read_mtok),
+        "cache_write_cost_per_1k": _per_1k(prices.cache_write_mtok),
+        "audio_input_cost_per_1k": _per_1k(prices.input_audio_mtok),
+        "audio_output_cost_per_1k": _per_1k(prices.output_audio_mtok),
     }
     bounds = [bound for bound in (info.context_window, _tier_start(prices)) if bound]
     if bounds:

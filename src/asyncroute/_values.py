@@ -33,11 +33,26 @@ class Priced(Protocol):
         """One input token read from the provider's prompt cache."""
         ...
 
+    @property
+    def cache_write_price(self) -> float:
+        """One input token written to the provider's prompt cache."""
+        ...
+
+    @property
+    def audio_input_price(self) -> float:
+        """One input token of audio."""
+        ...
+
+    @property
+    def audio_output_price(self) -> float:
+        """One output token of audio."""
+        ...
+
 
 @final
 @dataclass(slots=True)
 class Usage:
-    """Tokens as billed.
+    """Tokens as billed: all of input and output, and how many of them have prices of their own.
 
     Attributes:
         input_tokens: All tokens of input, cached ones included.
@@ -45,6 +60,10 @@ class Usage:
         cached_tokens: Tokens of input that the provider read from its prompt cache.
         reasoning_tokens: Tokens of output spent on reasoning.
         estimated: True where the provider did not say and the figures are ours.
+        cache_write_tokens: Tokens of input that it wrote to its prompt cache.
+        audio_input_tokens: Tokens of input that are audio, and neither read from nor written to
+            the cache.
+        audio_output_tokens: Tokens of output that are audio.
     """
 
     input_tokens: int = 0
@@ -52,6 +71,9 @@ class Usage:
     cached_tokens: int = 0
     reasoning_tokens: int = 0
     estimated: bool = False
+    cache_write_tokens: int = 0
+    audio_input_tokens: int = 0
+    audio_output_tokens: int = 0
 
     @property
     def total_tokens(self) -> int:
@@ -60,11 +82,14 @@ class Usage:
 
     def cost(self, model: Priced) -> float:
         """What these tokens cost at the prices of `model`, in dollars."""
-        fresh = self.input_tokens - self.cached_tokens
+        at_their_own = self.cached_tokens + self.cache_write_tokens + self.audio_input_tokens
         return (
-            fresh * model.input_price
+            (self.input_tokens - at_their_own) * model.input_price
             + self.cached_tokens * model.cached_input_price
-            + self.output_tokens * model.output_price
+            + self.cache_write_tokens * model.cache_write_price
+            + self.audio_input_tokens * model.audio_input_price
+            + (self.output_tokens - self.audio_output_tokens) * model.output_price
+            + self.audio_output_tokens * model.audio_output_price
         )
 
 

@@ -30,7 +30,14 @@ def a_list_of_our_own() -> Iterator[None]:
     def tiered(base: str, more: str) -> TieredPrices:
         return TieredPrices(base=Decimal(base), tiers=[Tier(start=200, price=Decimal(more))])
 
-    plain = ModelPrice(input_mtok=Decimal(3), output_mtok=Decimal(9), cache_read_mtok=Decimal(1))
+    plain = ModelPrice(
+        input_mtok=Decimal(3),
+        output_mtok=Decimal(9),
+        cache_read_mtok=Decimal(1),
+        cache_write_mtok=Decimal(4),
+        input_audio_mtok=Decimal(30),
+        output_audio_mtok=Decimal(60),
+    )
     models = [
         listed("plain", plain),
         listed("cliff", ModelPrice(input_mtok=tiered("2", "4"), output_mtok=tiered("8", "9"))),
@@ -54,6 +61,9 @@ def test_prices_window_and_provider_are_taken() -> None:
     assert config.input_cost_per_1k == 0.003
     assert config.output_cost_per_1k == 0.009
     assert config.cached_input_cost_per_1k == 0.001
+    assert config.cache_write_cost_per_1k == 0.004
+    assert config.audio_input_cost_per_1k == 0.03
+    assert config.audio_output_cost_per_1k == 0.06
     assert config.cost_per_1k_tokens == 0.006
 
 
