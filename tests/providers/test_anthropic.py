@@ -412,7 +412,7 @@ async def test_an_answer_of_many_blocks_is_read(
     assert completion.tool_calls == (
         {"id": "t1", "type": "function", "function": {"name": "f", "arguments": '{"é": 1}'}},
     )
-    assert completion.usage == call.usage == Usage(105, 7, 90, 3)
+    assert completion.usage == call.usage == Usage(105, 7, 90, 3, cache_write_tokens=10)
     assert completion.model == "claude-2026"
 
 

@@ -324,6 +324,28 @@ async def test_usage_with_cached_and_reasoning_tokens_is_read(
         ),
         ({"prompt_tokens": 5, "prompt_tokens_details": {"cached_tokens": 9}}, Usage(5, 0, 5)),
         ({"prompt_tokens": 5, "prompt_tokens_details": None}, Usage(5, 0)),
+        (
+            {
+                "prompt_tokens": 9,
+                "completion_tokens": 5,
+                "prompt_tokens_details": {"cached_tokens": 4, "cache_write_tokens": 3},
+                "completion_tokens_details": {"audio_tokens": 2},
+            },
+            Usage(9, 5, 4, cache_write_tokens=3, audio_output_tokens=2),
+        ),
+        (  # no token is counted twice
+            {
+                "prompt_tokens": 9,
+                "completion_tokens": 5,
+                "prompt_tokens_details": {
+                    "cached_tokens": 4,
+                    "cache_write_tokens": 9,
+                    "audio_tokens": 9,
+                },
+                "completion_tokens_details": {"audio_tokens": 9},
+            },
+            Usage(9, 5, 4, cache_write_tokens=5, audio_output_tokens=5),
+        ),
     ],
 )
 async def test_usage_is_what_the_server_says_or_none(

@@ -5,13 +5,50 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, final
 
 from asyncroute._errors import ContentRefusedError, StreamInterruptedError
-from asyncroute._values import Chunk, Completion
+from asyncroute._values import Chunk, Completion, Usage
 
 if TYPE_CHECKING:
     from asyncroute._protocols import Call
     from asyncroute.providers._http_errors import Redact
 
-__all__ = ("Received", "completion_of", "tool_call")
+__all__ = ("Received", "completion_of", "tool_call", "usage_of")
+
+
+def usage_of(
+    received: int,
+    generated: int,
+    *,
+    reasoning: int | None = None,
+    cached: int | None = None,
+    written: int | None = None,
+    audio: int | None = None,
+    spoken: int | None = None,
+) -> Usage:
+    """Make the usage of what a server counted, and be sure that no token is counted twice.
+
+    Args:
+        received: Tokens of input.
+        generated: Tokens of output, reasoning included.
+        reasoning: Those of reasoning; None, here and below, where the server does not say.
+        cached: Those of input that were read from its cache.
+        written: Those of input that were written to its cache.
+        audio: Those of input that are audio.
+        spoken: Those of output that are audio.
+    """
+    left = received
+    cached = min(cached or 0, left)
+    left -= cached
+    written = min(written or 0, left)
+    left -= written
+    return Usage(
+        received,
+        generated,
+        cached,
+        reasoning or 0,
+        cache_write_tokens=written,
+        audio_input_tokens=min(audio or 0, left),
+        audio_output_tokens=min(spoken or 0, generated),
+    )
 
 
 def tool_call(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, cast, final
 
 from asyncroute._errors import ProtocolError, StreamInterruptedError
 from asyncroute._values import Chunk, Completion, Usage
-from asyncroute.providers._answer import Received, completion_of
+from asyncroute.providers._answer import Received, completion_of, usage_of
 from asyncroute.providers._http_errors import Redact, error_from_payload
 from asyncroute.providers._json import (
     count,
@@ -109,12 +109,20 @@ def _usage(payload: dict[str, Any], choice: dict[str, Any]) -> Usage | None:
     generated = count(counts.get("completion_tokens"))
     if received is None and generated is None:
         return None
-    cached = count(object_of(counts.get("prompt_tokens_details")).get("cached_tokens"))
+    of_input = object_of(counts.get("prompt_tokens_details"))
+    of_output = object_of(counts.get("completion_tokens_details"))
+    cached = count(of_input.get("cached_tokens"))
     if cached is None:
         cached = count(counts.get("prompt_cache_hit_tokens"))
-    reasoned = count(object_of(counts.get("completion_tokens_details")).get("reasoning_tokens"))
-    received = received or 0
-    return Usage(received, generated or 0, min(cached or 0, received), reasoned or 0)
+    return usage_of(
+        received or 0,
+        generated or 0,
+        reasoning=count(of_output.get("reasoning_tokens")),
+        cached=cached,
+        written=count(of_input.get("cache_write_tokens")),
+        audio=count(of_input.get("audio_tokens")),
+        spoken=count(of_output.get("audio_tokens")),
+    )
 
 
 def _content(content: object) -> tuple[str, str]:

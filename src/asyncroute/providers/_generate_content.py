@@ -18,7 +18,7 @@ from asyncroute._errors import (
     StreamInterruptedError,
 )
 from asyncroute._values import Chunk, Completion, Usage
-from asyncroute.providers._answer import Received, completion_of, tool_call
+from asyncroute.providers._answer import Received, completion_of, tool_call, usage_of
 from asyncroute.providers._json import count, decoded, first, object_of, objects_of, string_of
 
 if TYPE_CHECKING:
@@ -266,8 +266,20 @@ def _usage(payload: dict[str, Any]) -> Usage | None:
     received += count(counts.get("tool_use_prompt_token_count")) or 0
     thought = count(counts.get("thoughts_token_count")) or 0
     generated = (count(counts.get("candidates_token_count")) or 0) + thought
-    cached = count(counts.get("cached_content_token_count")) or 0
-    return Usage(received, generated, min(cached, received), thought)
+    audio = _audio(counts, "prompt_tokens_details") - _audio(counts, "cache_tokens_details")
+    return usage_of(
+        received,
+        generated,
+        reasoning=thought,
+        cached=count(counts.get("cached_content_token_count")),
+        audio=max(audio, 0),
+        spoken=_audio(counts, "candidates_tokens_details"),
+    )
+
+
+def _audio(counts: dict[str, Any], field: str) -> int:
+    details = (it for it in objects_of(counts.get(field)) if it.get("modality") == "AUDIO")
+    return sum(count(it.get("token_count")) or 0 for it in details)
 
 
 def _call(part: Part, number: int) -> dict[str, Any] | None:

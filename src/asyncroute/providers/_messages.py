@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast, final
 
 from asyncroute._errors import BadRequestError, ProtocolError, StreamInterruptedError
 from asyncroute._values import Chunk, Completion, Usage
-from asyncroute.providers._answer import Received, completion_of, tool_call
+from asyncroute.providers._answer import Received, completion_of, tool_call, usage_of
 from asyncroute.providers._http_errors import Redact, error_from_payload
 from asyncroute.providers._json import count, decoded, object_of, objects_of, string_of
 
@@ -247,14 +248,19 @@ def _usage(usage: object, before: Usage | None = None) -> Usage | None:
     received, generated = count(counts.get("input_tokens")), count(counts.get("output_tokens"))
     if received is None and generated is None:
         return before
+    reasoned = count(object_of(counts.get("output_tokens_details")).get("thinking_tokens")) or 0
     if received is None:
-        known, cached = (before.input_tokens, before.cached_tokens) if before else (0, 0)
-    else:
-        cached = count(counts.get("cache_read_input_tokens")) or 0
-        known = received + cached + (count(counts.get("cache_creation_input_tokens")) or 0)
-    details = object_of(counts.get("output_tokens_details"))
-    reasoned = count(details.get("thinking_tokens")) or 0
-    return Usage(known, generated or 0, cached, reasoned)
+        known = before or Usage()
+        return replace(known, output_tokens=generated or 0, reasoning_tokens=reasoned)
+    cached = count(counts.get("cache_read_input_tokens")) or 0
+    written = count(counts.get("cache_creation_input_tokens")) or 0
+    return usage_of(
+        received + cached + written,
+        generated or 0,
+        reasoning=reasoned,
+        cached=cached,
+        written=written,
+    )
 
 
 # ---------------------------------------------------------------- a streamed answer
@@ -337,7 +343,7 @@ class StreamedMessage:
     def _estimate(self) -> None:
         if (known := self._known) is not None:
             so_far = max(known.output_tokens, self._received.estimated_tokens)
-            self.call.usage = Usage(known.input_tokens, so_far, known.cached_tokens, 0, True)
+            self.call.usage = replace(known, output_tokens=so_far, estimated=True)
 
     def end(self) -> Chunk:
         """Give the last chunk.

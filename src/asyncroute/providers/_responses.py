@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, final
 
 from asyncroute._errors import ProtocolError, StreamInterruptedError
 from asyncroute._values import Chunk, Completion, Usage
-from asyncroute.providers._answer import Received, completion_of, tool_call
+from asyncroute.providers._answer import Received, completion_of, tool_call, usage_of
 from asyncroute.providers._http_errors import Redact, error_from_payload
 from asyncroute.providers._json import count, decoded, object_of, objects_of, string_of
 
@@ -161,9 +161,15 @@ def _usage(payload: dict[str, Any]) -> Usage | None:
     received, generated = count(counts.get("input_tokens")), count(counts.get("output_tokens"))
     if received is None or generated is None:
         return None
-    cached = count(object_of(counts.get("input_tokens_details")).get("cached_tokens"))
-    reasoned = count(object_of(counts.get("output_tokens_details")).get("reasoning_tokens"))
-    return Usage(received, generated, min(cached or 0, received), reasoned or 0)
+    of_input = object_of(counts.get("input_tokens_details"))
+    of_output = object_of(counts.get("output_tokens_details"))
+    return usage_of(
+        received,
+        generated,
+        reasoning=count(of_output.get("reasoning_tokens")),
+        cached=count(of_input.get("cached_tokens")),
+        written=count(of_input.get("cache_write_tokens")),
+    )
 
 
 # ---------------------------------------------------------------- a streamed answer
