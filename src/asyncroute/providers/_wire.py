@@ -1,4 +1,4 @@
-"""HTTP as all providers use it: whose a client is, reading, leaving off, and what can go wrong.
+"""A provider's line to its server: whose the client is, its loop, and what can go wrong on it.
 
 httpx2 is imported when first needed, and by then an SDK or the provider has brought it.
 """
@@ -7,14 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-import ssl
-import sys
-from contextlib import contextmanager, suppress
-from contextvars import ContextVar
 from functools import cache
-from typing import TYPE_CHECKING, Protocol, final
-
-import anyio
+from typing import TYPE_CHECKING, final
 
 from asyncroute._errors import (
     AttemptTimeoutError,
@@ -22,125 +16,21 @@ from asyncroute._errors import (
     ProtocolError,
     ProviderError,
     RouterStateError,
-    StreamInterruptedError,
     UnavailableError,
 )
-from asyncroute.providers._http_errors import (
-    Redact,
-    error_from_payload,
-    error_from_response,
-    shortened,
-)
-from asyncroute.providers._json import decoded, object_of
-from asyncroute.providers._sse import Event, EventParser
+from asyncroute.providers._http_errors import Redact, error_from_response, shortened
 
 if TYPE_CHECKING:
-    from collections.abc import (
-        AsyncGenerator,
-        AsyncIterator,
-        Awaitable,
-        Callable,
-        Generator,
-        Iterator,
-    )
+    from collections.abc import Callable
 
     import httpx2
 
     from asyncroute._protocols import Call
-    from asyncroute._values import Chunk
 
-__all__ = (
-    "Kinds",
-    "StreamedAnswer",
-    "Wire",
-    "abandon",
-    "cause_of",
-    "explanation",
-    "media_type",
-    "new_client",
-    "read",
-    "received",
-    "refused",
-    "remembering",
-    "streamed",
-    "timeouts",
-    "transport_faults",
-    "unused_client",
-)
+__all__ = ("Kinds", "Wire", "cause_of", "refused", "transport_faults")
 
 Kinds = tuple[tuple[type[Exception], type[ProviderError]], ...]
 """Exceptions and what becomes of them; the first that matches counts."""
-
-_LONGEST_ERROR_BODY = 65_536
-
-# After the terminal event a server only has to end the body: waiting for it keeps the connection.
-_LINGER = 0.05
-
-
-# ---------------------------------------------------------------- clients
-
-
-def new_client(base_url: str | None) -> httpx2.AsyncClient:
-    """Make a client without limits of its own on time and connections.
-
-    How many connections there are is decided by the router's slots; idle ones are kept for bursts.
-
-    Args:
-        base_url: Where it will be used; None for somewhere safe.
-    """
-    import httpx2
-
-    limits = httpx2.Limits(max_connections=None, max_keepalive_connections=100)
-    # Loading the certificates that may be trusted takes 30 ms, and plain HTTP shows none.
-    is_plain = (base_url or "").lower().startswith("http:")
-    verify = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if is_plain else True
-    return httpx2.AsyncClient(limits=limits, verify=verify, timeout=timeouts())
-
-
-_received: ContextVar[list[httpx2.Response] | None] = ContextVar("_received", default=None)
-
-
-def remembering(client: httpx2.AsyncClient) -> httpx2.AsyncClient:
-    """Let a client of ours tell `received` of its responses."""
-    client.event_hooks = {"response": [_remember]}
-    return client
-
-
-async def _remember(response: httpx2.Response) -> None:
-    if (received := _received.get()) is not None:
-        received.append(response)
-
-
-@contextmanager
-def received() -> Generator[list[httpx2.Response]]:
-    """Give the responses that come within the block: an SDK may lose one and leave it open."""
-    responses: list[httpx2.Response] = []
-    token = _received.set(responses)
-    try:
-        yield responses
-    finally:
-        _received.reset(token)
-
-
-def unused_client() -> httpx2.Client:
-    """Make what an SDK would make for callers that are not asynchronous, at more cost.
-
-    It trusts nobody, and is never connected.
-    """
-    import httpx2
-
-    return httpx2.Client(verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
-
-
-@cache
-def timeouts() -> httpx2.Timeout:
-    """Ten seconds to connect, and no other: how long an answer may take the router says."""
-    import httpx2
-
-    return httpx2.Timeout(None, connect=10.0)
-
-
-# ---------------------------------------------------------------- faults
 
 
 @cache
@@ -310,139 +200,3 @@ def refused(response: httpx2.Response, redact: Redact, body: bytes | None = None
     if body is None:
         body = response.content if response.is_stream_consumed else b""
     return error_from_response(response.status_code, response.headers, body, redact=redact)
-
-
-# ---------------------------------------------------------------- reading
-
-
-def media_type(response: httpx2.Response) -> str:
-    """Tell what a response says it is, without parameters."""
-    return response.headers.get("content-type", "").partition(";")[0].strip().lower()
-
-
-async def explanation(response: httpx2.Response) -> bytes:
-    """Read the body of an error; where it breaks off, the status still says something."""
-    with suppress(*transport_faults()):
-        return await read(response, at_most=_LONGEST_ERROR_BODY)
-    return b""
-
-
-async def read(response: httpx2.Response, *, at_most: int = sys.maxsize) -> bytes:
-    """Read a response's body, or the beginning of it, and close the response."""
-    data = bytearray()
-    source = response.aiter_bytes()
-    try:
-        while len(data) < at_most and (block := await anext(source, None)) is not None:
-            data += block
-    finally:
-        await _abandon(response, source)
-    return bytes(data[:at_most])
-
-
-async def _exhaust(source: AsyncIterator[object]) -> None:
-    with suppress(Exception):
-        async for _ in source:
-            pass
-
-
-async def abandon(source: AsyncIterator[object]) -> None:
-    """End an iterator that may not have been read to its end, all of it in this task.
-
-    It is a nest of generators. Closing the outer ones leaves the inner ones to the loop, which
-    closes each in a task of its own, later. So it is read on under a cancelled scope: where it
-    would wait for the server, all of them end.
-    """
-    with anyio.CancelScope() as scope:
-        scope.cancel()
-        await _exhaust(source)
-
-
-async def _abandon(response: httpx2.Response, source: AsyncIterator[bytes]) -> None:
-    await abandon(source)
-    await response.aclose()
-
-
-# ---------------------------------------------------------------- streams
-
-
-class StreamedAnswer(Protocol):
-    """What has come of a streamed answer, and whether that is all of it."""
-
-    @property
-    def is_done(self) -> bool:
-        """Whether its terminal event has come."""
-        ...
-
-    def take(self, event: Event) -> Iterator[Chunk]:
-        """Take in an event and give the chunks it makes."""
-        ...
-
-    def end(self) -> Chunk:
-        """Give the last chunk, or raise where there was no end."""
-        ...
-
-    def interrupted(self, why: str) -> StreamInterruptedError:
-        """Make the error of a stream that broke here."""
-        ...
-
-
-async def _event_stream(response: httpx2.Response, wire: Wire) -> httpx2.Response:
-    found = media_type(response)
-    if found == "text/event-stream":
-        return response
-    # An error with status 200, or a server that does not stream.
-    payload = object_of(decoded(await explanation(response)))
-    if payload.get("error"):
-        raise error_from_payload(payload, redact=wire.redact)
-    raise ProtocolError(f"answered with {found or 'no type'}, not with an event stream")
-
-
-async def streamed(
-    wire: Wire,
-    call: Call,
-    answer: StreamedAnswer,
-    send: Callable[[], Awaitable[httpx2.Response]],
-) -> AsyncGenerator[Chunk]:
-    """Send a request and give its answer in chunks.
-
-    Closing the generator, or cancelling, closes the response, in the same task.
-
-    Args:
-        wire: The line it goes over.
-        call: The call.
-        answer: Reads the events.
-        send: Sends the request and returns the successful response, unread.
-
-    Raises:
-        ProviderError: What went wrong, by kind; a `StreamInterruptedError` where a stream has
-            begun and does not reach its end.
-    """
-    try:
-        response = await _event_stream(await send(), wire)
-        source = response.aiter_bytes()
-        events = EventParser()
-        try:
-            is_open = True
-            while is_open and not answer.is_done:
-                block = await _next_block(source, wire, call, answer)
-                is_open = block is not None
-                for event in events.flush() if block is None else events.feed(block):
-                    for chunk in answer.take(event):
-                        yield chunk
-            yield answer.end()
-            with anyio.move_on_after(_LINGER):
-                await _exhaust(source)
-        finally:
-            await _abandon(response, source)
-    except ProviderError as error:
-        error.model_id = call.model.model_id
-        raise
-
-
-async def _next_block(
-    source: AsyncGenerator[bytes], wire: Wire, call: Call, answer: StreamedAnswer
-) -> bytes | None:
-    try:
-        return await anext(source, None)
-    except Exception as error:
-        raise answer.interrupted(str(wire.failure(error, call))) from cause_of(error)

@@ -14,6 +14,7 @@ from asyncroute._errors import (
     ProviderError,
     UnavailableError,
 )
+from asyncroute.providers._clients import new_client, timeouts
 from asyncroute.providers._credentials import (
     credentials_in,
     key_of,
@@ -23,16 +24,8 @@ from asyncroute.providers._credentials import (
 )
 from asyncroute.providers._http_errors import error_from_payload, redactor
 from asyncroute.providers._messages import StreamedMessage, messages_body, read_message
-from asyncroute.providers._wire import (
-    Kinds,
-    Wire,
-    cause_of,
-    media_type,
-    new_client,
-    refused,
-    streamed,
-    timeouts,
-)
+from asyncroute.providers._reading import media_type, streamed
+from asyncroute.providers._wire import Kinds, Wire, cause_of, refused
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator

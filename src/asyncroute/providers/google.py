@@ -14,17 +14,12 @@ from asyncroute._errors import (
     ProviderError,
     UnavailableError,
 )
+from asyncroute.providers._clients import new_client, unused_client
 from asyncroute.providers._credentials import key_of, missing_sdk, shown, unless_given
 from asyncroute.providers._generate_content import StreamedContent, read_content, request_of
 from asyncroute.providers._generators import Generators
 from asyncroute.providers._http_errors import error_from_payload, parse_retry_after, redactor
-from asyncroute.providers._wire import (
-    Kinds,
-    Wire,
-    cause_of,
-    new_client,
-    unused_client,
-)
+from asyncroute.providers._wire import Kinds, Wire, cause_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Mapping

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Self, final
 
@@ -13,23 +15,15 @@ from asyncroute._errors import (
     UnavailableError,
 )
 from asyncroute.providers._chat_completions import StreamedChat, body_of, completion_in
+from asyncroute.providers._clients import new_client, unused_client
 from asyncroute.providers._credentials import key_of, missing_sdk, shown, unless_given
 from asyncroute.providers._http_errors import error_from_payload, redactor
 from asyncroute.providers._json import decoded, object_of
-from asyncroute.providers._wire import (
-    Kinds,
-    Wire,
-    cause_of,
-    new_client,
-    received,
-    refused,
-    remembering,
-    streamed,
-    unused_client,
-)
+from asyncroute.providers._reading import streamed
+from asyncroute.providers._wire import Kinds, Wire, cause_of, refused
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Generator
 
     import httpx2
     from mistralai.client import Mistral
@@ -82,7 +76,7 @@ class MistralProvider:
         if client is None:
             if not key:
                 raise ConfigurationError("api_key: none is given, and MISTRAL_API_KEY is not set")
-            own = remembering(new_client(base_url))
+            own = _remembering(new_client(base_url))
             client = sdk.Mistral(
                 api_key=key, server_url=base_url, async_client=own, client=unused_client()
             )
@@ -143,7 +137,7 @@ class MistralProvider:
     async def _open_stream(self, call: Call) -> httpx2.Response:
         """Send a request and return its successful response, unread."""
         self._wire.claim()
-        with received() as responses:
+        with _noting_responses() as responses:
             try:
                 return (await self._chat.stream_async(**_arguments(call))).response
             except BaseException as error:
@@ -170,6 +164,31 @@ class MistralProvider:
 
     def __repr__(self) -> str:
         return repr(self._wire)
+
+
+_received: ContextVar[list[httpx2.Response] | None] = ContextVar("_received", default=None)
+
+
+def _remembering(client: httpx2.AsyncClient) -> httpx2.AsyncClient:
+    """Let a client of ours tell `_noting_responses` of what it receives."""
+    client.event_hooks = {"response": [_remember]}
+    return client
+
+
+async def _remember(response: httpx2.Response) -> None:
+    if (received := _received.get()) is not None:
+        received.append(response)
+
+
+@contextmanager
+def _noting_responses() -> Generator[list[httpx2.Response]]:
+    """Give the responses that come within the block: an SDK may lose one and leave it open."""
+    responses: list[httpx2.Response] = []
+    token = _received.set(responses)
+    try:
+        yield responses
+    finally:
+        _received.reset(token)
 
 
 def _arguments(call: Call) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from asyncroute._errors import (
     UnavailableError,
 )
 from asyncroute.providers._chat_completions import StreamedChat, body_of, read_completion
+from asyncroute.providers._clients import new_client, timeouts
 from asyncroute.providers._credentials import (
     credentials_in,
     key_of,
@@ -27,18 +28,9 @@ from asyncroute.providers._credentials import (
     unless_given,
 )
 from asyncroute.providers._http_errors import Redact, error_from_payload, redactor
+from asyncroute.providers._reading import StreamedAnswer, media_type, streamed
 from asyncroute.providers._responses import StreamedResponse, read_response, response_body
-from asyncroute.providers._wire import (
-    Kinds,
-    StreamedAnswer,
-    Wire,
-    cause_of,
-    media_type,
-    new_client,
-    refused,
-    streamed,
-    timeouts,
-)
+from asyncroute.providers._wire import Kinds, Wire, cause_of, refused
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator

@@ -12,20 +12,11 @@ import httpx2
 
 from asyncroute._errors import BadRequestError, ConfigurationError, ProviderError
 from asyncroute.providers._chat_completions import StreamedChat, body_of, read_completion
+from asyncroute.providers._clients import new_client, timeouts
 from asyncroute.providers._credentials import check_header, credentials_in, key_of
 from asyncroute.providers._http_errors import redactor
-from asyncroute.providers._wire import (
-    Wire,
-    cause_of,
-    explanation,
-    media_type,
-    new_client,
-    read,
-    refused,
-    streamed,
-    timeouts,
-    transport_faults,
-)
+from asyncroute.providers._reading import explanation, media_type, read, streamed
+from asyncroute.providers._wire import Wire, cause_of, refused, transport_faults
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterator, Mapping
