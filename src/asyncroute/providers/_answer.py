@@ -4,14 +4,26 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, final
 
-from asyncroute._errors import ContentRefusedError, StreamInterruptedError
+from asyncroute._errors import ContentRefusedError, ProtocolError, StreamInterruptedError
 from asyncroute._values import Chunk, Completion, Usage
+from asyncroute.providers._json import decoded, object_of
 
 if TYPE_CHECKING:
     from asyncroute._protocols import Call
     from asyncroute.providers._http_errors import Redact
 
-__all__ = ("Received", "completion_of", "tool_call", "usage_of")
+__all__ = ("Received", "completion_of", "json_object", "tool_call", "usage_of")
+
+
+def json_object(media_type: str, data: bytes) -> dict[str, Any]:
+    """Read the body of a whole answer; what is no JSON object gives an empty one.
+
+    Raises:
+        ProtocolError: It says itself that it is something else than JSON.
+    """
+    if "json" not in media_type and media_type not in ("", "text/plain"):
+        raise ProtocolError(f"answered with {media_type}, not with JSON")
+    return object_of(decoded(data))
 
 
 def usage_of(

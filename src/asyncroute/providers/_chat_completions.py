@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, cast, final
 
 from asyncroute._errors import ProtocolError, StreamInterruptedError
 from asyncroute._values import Chunk, Completion, Usage
-from asyncroute.providers._answer import Received, completion_of, usage_of
+from asyncroute.providers._answer import Received, completion_of, json_object, usage_of
 from asyncroute.providers._http_errors import Redact, error_from_payload
 from asyncroute.providers._json import (
     count,
@@ -67,9 +67,7 @@ def body_of(
 
 def read_completion(call: Call, media_type: str, data: bytes, redact: Redact) -> Completion:
     """Read the body of a whole answer. See `completion_in`."""
-    if "json" not in media_type and media_type not in ("", "text/plain"):
-        raise ProtocolError(f"answered with {media_type}, not with JSON")
-    payload = object_of(decoded(data))
+    payload = json_object(media_type, data)
     if not payload:
         raise ProtocolError(f"answered with a body that is no JSON object ({len(data)} bytes)")
     return completion_in(call, payload, redact)

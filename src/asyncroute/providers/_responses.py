@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, final
 
 from asyncroute._errors import ProtocolError, StreamInterruptedError
 from asyncroute._values import Chunk, Completion, Usage
-from asyncroute.providers._answer import Received, completion_of, tool_call, usage_of
+from asyncroute.providers._answer import Received, completion_of, json_object, tool_call, usage_of
 from asyncroute.providers._http_errors import Redact, error_from_payload
 from asyncroute.providers._json import count, decoded, object_of, objects_of, string_of
 
@@ -109,9 +109,7 @@ def read_response(call: Call, media_type: str, data: bytes, redact: Redact) -> C
         ContentRefusedError: The answer is nothing but a refusal.
         ProtocolError: The answer makes no sense.
     """
-    if "json" not in media_type and media_type not in ("", "text/plain"):
-        raise ProtocolError(f"answered with {media_type}, not with JSON")
-    payload = object_of(decoded(data))
+    payload = json_object(media_type, data)
     call.usage = _usage(payload) or call.usage
     if payload.get("error"):
         raise error_from_payload(payload, redact=redact)

@@ -18,7 +18,8 @@ from asyncroute.providers._clients import new_client, unused_client
 from asyncroute.providers._credentials import key_of, missing_sdk, shown, unless_given
 from asyncroute.providers._generate_content import StreamedContent, read_content, request_of
 from asyncroute.providers._generators import Generators
-from asyncroute.providers._http_errors import error_from_payload, parse_retry_after, redactor
+from asyncroute.providers._http_errors import error_from_payload, redactor
+from asyncroute.providers._retry_after import parse_retry_after
 from asyncroute.providers._wire import Kinds, Wire, cause_of
 
 if TYPE_CHECKING:
