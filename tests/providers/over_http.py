@@ -7,8 +7,10 @@ A provider's tests subclass `OverHttpContract` and say how its API looks: a `Dia
 from __future__ import annotations
 
 import asyncio
+import logging
 import subprocess
 import sys
+import traceback
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -339,6 +341,26 @@ class OverHttpContract(StreamingProviderContract):
         assert "***" in str(error)
         for i in range(len(KEY) - 8):
             assert KEY[i : i + 8] not in str(error)
+
+    async def test_a_key_is_in_no_repr_log_or_traceback(
+        self, told: Scripted, provider: Any, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        told.says(response(self.dialect.whole("Hello")))
+        told.says(SSE, self.dialect.pieces("Hello"), self.dialect.ending())
+        told.says(response({"error": {"message": f"wrong key {KEY}"}}, status="401 No"))
+        told.says(SSE, self.dialect.pieces("Hello"), b"data: nonsense\n\n")
+        told.says(Abort)
+        with caplog.at_level(logging.DEBUG):
+            await provider.complete(call_of())
+            errors = [(await stream_of(provider))[1], await failure_of(provider)]
+            errors += [(await stream_of(provider))[1], await failure_of(provider)]
+        assert [error.kind for error in errors if error] == [
+            "authentication",
+            "stream_interrupted",
+            "unavailable",
+        ]
+        told_all = [line for error in errors if error for line in traceback.format_exception(error)]
+        assert not [text for text in (repr(provider), *told_all, caplog.text) if KEY in text]
 
     # ------------------------------------------------------------ streams that break
 

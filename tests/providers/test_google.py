@@ -172,6 +172,15 @@ async def test_a_code_says_more_than_a_status(
     assert (made.kind, made.retry_after) == (kind, wait)
 
 
+def test_it_shows_where_it_calls_and_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GOOGLE_GEMINI_BASE_URL", raising=False)
+    assert repr(GoogleProvider(KEY)) == "<GoogleProvider https://generativelanguage.googleapis.com>"
+    monkeypatch.setenv("GOOGLE_GEMINI_BASE_URL", "http://user:secret@host/gemini")
+    assert repr(GoogleProvider(KEY)) == "<GoogleProvider http://host/gemini>"
+    client = genai.Client(api_key=KEY)
+    assert repr(GoogleProvider(client=client)) == "<GoogleProvider a client of yours>"
+
+
 # ---------------------------------------------------------------- what is sent
 
 

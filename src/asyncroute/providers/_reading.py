@@ -12,7 +12,7 @@ from asyncroute._errors import ProtocolError, ProviderError, StreamInterruptedEr
 from asyncroute.providers._http_errors import error_from_payload
 from asyncroute.providers._json import decoded, object_of
 from asyncroute.providers._sse import Event, EventParser
-from asyncroute.providers._wire import Wire, cause_of, transport_faults
+from asyncroute.providers._wire import Wire, transport_faults
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
@@ -157,4 +157,4 @@ async def _next_block(
     try:
         return await anext(source, None)
     except Exception as error:
-        raise answer.interrupted(str(wire.failure(error, call))) from cause_of(error)
+        raise answer.interrupted(str(wire.failure(error, call))) from wire.cause(error)

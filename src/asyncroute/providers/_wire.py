@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from asyncroute._protocols import Call
 
-__all__ = ("Kinds", "Wire", "cause_of", "refused", "transport_faults")
+__all__ = ("Kinds", "Wire", "refused", "transport_faults")
 
 Kinds = tuple[tuple[type[Exception], type[ProviderError]], ...]
 """Exceptions and what becomes of them; the first that matches counts."""
@@ -72,18 +72,6 @@ def transport_faults() -> tuple[type[Exception], ...]:
 
 def _kind_of(error: BaseException | None, kinds: Kinds) -> type[ProviderError] | None:
     return next((made for kind, made in kinds if isinstance(error, kind)), None)
-
-
-def cause_of(error: Exception) -> Exception | None:
-    """What may be chained: what h11 says of a header it refuses quotes the header."""
-    import httpx2
-
-    link: BaseException | None = error
-    while link is not None:
-        if isinstance(link, httpx2.LocalProtocolError):
-            return None
-        link = link.__cause__
-    return error
 
 
 def _explains_nothing(_: Exception) -> None:
@@ -184,6 +172,21 @@ class Wire:
             made = kind(shortened(self.redact(says)))
         made.model_id = call.model.model_id
         return made
+
+    def cause(self, error: Exception) -> Exception | None:
+        """Give what may be chained, and so be printed: the exception, if no secret is in it.
+
+        An SDK's quotes what the server said, and what h11 says of a header quotes the header.
+        """
+        import httpx2
+
+        link: BaseException | None = error
+        while link is not None:
+            said = str(link)
+            if isinstance(link, httpx2.LocalProtocolError) or self.redact(said) != said:
+                return None
+            link = link.__cause__ or link.__context__
+        return error
 
     def __repr__(self) -> str:
         return f"<{self._owner} {self._server}>"

@@ -25,7 +25,7 @@ from asyncroute.providers._credentials import (
 from asyncroute.providers._http_errors import error_from_payload, redactor
 from asyncroute.providers._messages import StreamedMessage, messages_body, read_message
 from asyncroute.providers._reading import media_type, streamed
-from asyncroute.providers._wire import Kinds, Wire, cause_of, refused
+from asyncroute.providers._wire import Kinds, Wire, refused
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -159,7 +159,7 @@ class AnthropicProvider:
             named = {name: body.pop(name) for name in _NAMED if name in body}
             answer = await self._create(**named, extra_body=body)
         except Exception as error:
-            raise self._wire.failure(error, call) from cause_of(error)
+            raise self._wire.failure(error, call) from self._wire.cause(error)
         return cast("httpx2.Response", answer.http_response)
 
     def _explain(self, error: Exception) -> ProviderError | None:

@@ -20,7 +20,7 @@ from asyncroute.providers._generate_content import StreamedContent, read_content
 from asyncroute.providers._generators import Generators
 from asyncroute.providers._http_errors import error_from_payload, redactor
 from asyncroute.providers._retry_after import parse_retry_after
-from asyncroute.providers._wire import Kinds, Wire, cause_of
+from asyncroute.providers._wire import Kinds, Wire
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Mapping
@@ -33,7 +33,10 @@ if TYPE_CHECKING:
 
 __all__ = ("GoogleProvider",)
 
+# Where the SDK looks: it does not tell what it found.
 _KEYS = ("GOOGLE_API_KEY", "GEMINI_API_KEY")
+_ADDRESS = "GOOGLE_GEMINI_BASE_URL"
+_GOOGLES = "https://generativelanguage.googleapis.com"
 
 
 @final
@@ -102,7 +105,7 @@ class GoogleProvider:
         secrets = [key or "", *(os.environ.get(name, "") for name in _KEYS)]
         self._wire = Wire(
             type(self).__name__,
-            shown(base_url or "https://generativelanguage.googleapis.com"),
+            shown(base_url or os.environ.get(_ADDRESS) or _GOOGLES) if own else "a client of yours",
             redactor(secrets),
             own=own,
             is_closed=lambda: own is not None and own.is_closed,
@@ -138,7 +141,7 @@ class GoogleProvider:
             response = await self._models.generate_content(**request)
             return read_content(call, _plain(response), self._wire.redact)
         except Exception as error:
-            raise self._wire.failure(error, call) from cause_of(error)
+            raise self._wire.failure(error, call) from self._wire.cause(error)
 
     async def stream(self, call: Call, /) -> AsyncGenerator[Chunk]:
         """Answer the call in chunks. Closing the generator, or cancelling, closes its connection.
@@ -176,7 +179,7 @@ class GoogleProvider:
                 lambda: self._models.generate_content_stream(**request)
             )
         except Exception as error:
-            raise self._wire.failure(error, call) from cause_of(error)
+            raise self._wire.failure(error, call) from self._wire.cause(error)
 
     async def _next_piece(
         self,
@@ -193,7 +196,7 @@ class GoogleProvider:
             failure = self._wire.failure(error, call)
             if answer is not None and self._explain(error) is None:
                 failure = answer.interrupted(str(failure))
-            raise failure from cause_of(error)
+            raise failure from self._wire.cause(error)
 
     def _request(self, call: Call) -> dict[str, Any]:
         """Write the request in the SDK's own types, which refuse what they do not have."""

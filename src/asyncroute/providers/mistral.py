@@ -20,7 +20,7 @@ from asyncroute.providers._credentials import key_of, missing_sdk, shown, unless
 from asyncroute.providers._http_errors import error_from_payload, redactor
 from asyncroute.providers._json import decoded, object_of
 from asyncroute.providers._reading import streamed
-from asyncroute.providers._wire import Kinds, Wire, cause_of, refused
+from asyncroute.providers._wire import Kinds, Wire, refused
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator
@@ -119,7 +119,7 @@ class MistralProvider:
             answer = await self._chat.complete_async(**_arguments(call))
             return completion_in(call, answer.model_dump(mode="json"), self._wire.redact)
         except Exception as error:
-            raise self._wire.failure(error, call) from cause_of(error)
+            raise self._wire.failure(error, call) from self._wire.cause(error)
 
     def stream(self, call: Call, /) -> AsyncGenerator[Chunk]:
         """Answer the call in chunks. Closing the generator, or cancelling, closes its connection.
@@ -146,7 +146,7 @@ class MistralProvider:
                 for response in responses:
                     await response.aclose()
                 if isinstance(error, Exception):
-                    raise self._wire.failure(error, call) from cause_of(error)
+                    raise self._wire.failure(error, call) from self._wire.cause(error)
                 raise
 
     def _explain(self, error: Exception) -> ProviderError | None:

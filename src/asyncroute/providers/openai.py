@@ -30,7 +30,7 @@ from asyncroute.providers._credentials import (
 from asyncroute.providers._http_errors import Redact, error_from_payload, redactor
 from asyncroute.providers._reading import StreamedAnswer, media_type, streamed
 from asyncroute.providers._responses import StreamedResponse, read_response, response_body
-from asyncroute.providers._wire import Kinds, Wire, cause_of, refused
+from asyncroute.providers._wire import Kinds, Wire, refused
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -168,7 +168,7 @@ class OpenAIProvider:
         try:
             answer = await self._create(**named, extra_body=body)
         except Exception as error:
-            raise self._wire.failure(error, call) from cause_of(error)
+            raise self._wire.failure(error, call) from self._wire.cause(error)
         return answer.http_response
 
     def _explain(self, error: Exception) -> ProviderError | None:

@@ -16,7 +16,7 @@ from asyncroute.providers._clients import new_client, timeouts
 from asyncroute.providers._credentials import check_header, credentials_in, key_of
 from asyncroute.providers._http_errors import redactor
 from asyncroute.providers._reading import explanation, media_type, read, streamed
-from asyncroute.providers._wire import Wire, cause_of, refused, transport_faults
+from asyncroute.providers._wire import Wire, refused, transport_faults
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterator, Mapping
@@ -125,7 +125,7 @@ class OpenAICompatibleProvider:
         try:
             data = await read(response)
         except transport_faults() as error:
-            raise self._wire.failure(error, call) from cause_of(error)
+            raise self._wire.failure(error, call) from self._wire.cause(error)
         try:
             return read_completion(call, media_type(response), data, self._wire.redact)
         except ProviderError as error:
@@ -175,7 +175,7 @@ class OpenAICompatibleProvider:
                 return response
             body_of_error = await explanation(response)
         except transport_faults() as error:
-            raise self._wire.failure(error, call) from cause_of(error)
+            raise self._wire.failure(error, call) from self._wire.cause(error)
         refusal = refused(response, self._wire.redact, body_of_error)
         refusal.model_id = call.model.model_id
         raise refusal
