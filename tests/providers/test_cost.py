@@ -89,6 +89,14 @@ APIS = [
 ]
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _sdks_are_imported_before_a_loop_runs() -> None:
+    nowhere = Scripted()
+    nowhere.url = "http://127.0.0.1:9/v1"
+    for dialect, *_ in APIS:
+        dialect.provider(nowhere)
+
+
 @pytest.mark.parametrize(
     ("dialect", "field", "usage", "dollars"),
     APIS,
