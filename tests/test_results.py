@@ -59,7 +59,7 @@ def test_usage_bills_what_has_a_price_of_its_own_at_that_price() -> None:
     usage = Usage(100, 10, 60, cache_write_tokens=20, audio_input_tokens=5, audio_output_tokens=4)
     model = ModelConfig(model_id="a", input_cost_per_1k=10, output_cost_per_1k=20)
     assert usage.cost(model) == pytest.approx(100 * 0.01 + 10 * 0.02)
-    prices = {
+    prices: dict[str, Any] = {
         "cached_input_cost_per_1k": 1,
         "cache_write_cost_per_1k": 12,
         "audio_input_cost_per_1k": 40,
