@@ -14,6 +14,7 @@ import anyio
 import anyio.lowlevel
 import anyio.to_thread
 import pytest
+import rich.progress  # noqa: F401 - before the loop runs: it looks at the file system
 from pydantic import ValidationError
 
 from asyncroute import _benchmark

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any, Self, TypedDict, cast
 
@@ -131,7 +131,10 @@ class ModelConfig(BaseModel):
         params: Passed to the provider with every call. Left out of reprs and serialised results.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    # Built when the first one is made: half of what importing this package takes.
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", protected_namespaces=(), defer_build=True
+    )
 
     model_id: Name
     name: str = ""
@@ -273,7 +276,7 @@ class QueryRequest(BaseModel):
         metadata: The caller's own; `tenant` in it keeps caches and budgets apart.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     query: str | None = None
     messages: tuple[Message, ...] | None = None

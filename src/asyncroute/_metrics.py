@@ -12,10 +12,9 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections import Counter
-from dataclasses import asdict, dataclass
 from math import ceil, floor, isfinite
 from operator import index, sub
-from typing import TYPE_CHECKING, Final, TypeAlias, final
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias, final
 
 from asyncroute._errors import ConfigurationError
 
@@ -49,8 +48,7 @@ _Unanswered: TypeAlias = tuple[int, int, int, int, int]
 
 
 @final
-@dataclass(frozen=True, slots=True)
-class ModelStatistics:
+class ModelStatistics(NamedTuple):
     """One model's figures at one moment.
 
     Averages, success rate and percentiles are over the window, totals over all time. Averages are
@@ -96,12 +94,11 @@ class ModelStatistics:
 
     def to_dict(self) -> dict[str, object]:
         """Return the fields, and `total_tokens`, as a dictionary of plain values."""
-        return {**asdict(self), "total_tokens": self.total_tokens}
+        return {**self._asdict(), "total_tokens": self.total_tokens}
 
 
 @final
-@dataclass(frozen=True, slots=True)
-class MetricsTotals:
+class MetricsTotals(NamedTuple):
     """All models together.
 
     Counts are over the models kept now; money also over those removed since.
@@ -126,7 +123,7 @@ class MetricsTotals:
 
     def to_dict(self) -> dict[str, object]:
         """Return the fields, and `total_tokens`, as a dictionary of plain values."""
-        return {**asdict(self), "total_tokens": self.total_tokens}
+        return {**self._asdict(), "total_tokens": self.total_tokens}
 
 
 @final

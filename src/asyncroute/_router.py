@@ -130,6 +130,7 @@ class LLMRouter:
             raise ConfigurationError(
                 f"on_no_candidates must be 'fail' or 'relax', got {on_no_candidates!r}"
             )
+        QueryRequest.model_rebuild()  # now, not while the first request waits
         self._rng = rng = random.Random(seed)
         self._timeout = timeout
         self._attempt_timeout = attempt_timeout
