@@ -9,13 +9,13 @@ from typing import final
 
 from asyncroute._errors import ConfigurationError
 from asyncroute._inputs import QueryRequest
-from asyncroute._protocols import Call, Observer, OnAttempt, OnResult, OnStart
+from asyncroute._protocols import Call, Observer, OnAttempt, OnFeedback, OnResult, OnStart
 from asyncroute._results import ExecutionResult
 from asyncroute._values import Attempt
 
 __all__ = ("Observers",)
 
-_METHODS = ("on_start", "on_attempt", "on_result")
+_METHODS = ("on_start", "on_attempt", "on_result", "on_feedback")
 
 _log = logging.getLogger("asyncroute")
 
@@ -25,7 +25,8 @@ class Observers:
     """All observers of one router. Without any it is false, and need not be asked.
 
     Args:
-        observers: Each implements at least one of `on_start`, `on_attempt`, `on_result`.
+        observers: Each implements at least one of `on_start`, `on_attempt`, `on_result`,
+            `on_feedback`.
 
     Attributes:
         failures: How often an observer raised.
@@ -34,17 +35,42 @@ class Observers:
         ConfigurationError: One implements none of them.
     """
 
-    __slots__ = ("_all", "_on_attempt", "_on_result", "_on_start", "failures")
+    __slots__ = ("_all", "_on_attempt", "_on_feedback", "_on_result", "_on_start", "failures")
 
     def __init__(self, observers: Iterable[Observer] = ()) -> None:
-        self._all = tuple(observers)
-        for observer in self._all:
-            if not any(hasattr(observer, name) for name in _METHODS):
-                raise ConfigurationError(f"observer {observer!r} has none of {', '.join(_METHODS)}")
-        self._on_start = [each for each in self._all if isinstance(each, OnStart)]
-        self._on_attempt = [each for each in self._all if isinstance(each, OnAttempt)]
-        self._on_result = [each for each in self._all if isinstance(each, OnResult)]
+        self._all: list[Observer] = []
+        self._on_start: list[OnStart] = []
+        self._on_attempt: list[OnAttempt] = []
+        self._on_result: list[OnResult] = []
+        self._on_feedback: list[OnFeedback] = []
         self.failures = 0
+        for observer in observers:
+            self.add(observer)
+
+    def add(self, observer: Observer) -> None:
+        """Tell this one, too; once, though it be added twice.
+
+        Raises:
+            ConfigurationError: It implements none of the methods.
+        """
+        if not any(hasattr(observer, name) for name in _METHODS):
+            raise ConfigurationError(f"observer {observer!r} has none of {', '.join(_METHODS)}")
+        if any(known is observer for known in self._all):
+            return
+        self._all.append(observer)
+        if isinstance(observer, OnStart):
+            self._on_start.append(observer)
+        if isinstance(observer, OnAttempt):
+            self._on_attempt.append(observer)
+        if isinstance(observer, OnResult):
+            self._on_result.append(observer)
+        if isinstance(observer, OnFeedback):
+            self._on_feedback.append(observer)
+
+    @property
+    def learn(self) -> bool:
+        """Whether anybody learns from ratings."""
+        return bool(self._on_feedback)
 
     def __bool__(self) -> bool:
         return bool(self._all)
@@ -89,6 +115,14 @@ class Observers:
         for observer in self._on_result:
             try:
                 observer.on_result(request, result)
+            except Exception:
+                self._failed(observer)
+
+    def rated(self, request: QueryRequest, result: ExecutionResult, score: float) -> None:
+        """Tell of a rating."""
+        for observer in self._on_feedback:
+            try:
+                observer.on_feedback(request, result, score)
             except Exception:
                 self._failed(observer)
 

@@ -20,6 +20,7 @@ __all__ = (
     "ModelSelector",
     "Observer",
     "OnAttempt",
+    "OnFeedback",
     "OnResult",
     "OnStart",
     "Plan",
@@ -285,5 +286,17 @@ class OnResult(Protocol):
         ...
 
 
-Observer = OnStart | OnAttempt | OnResult
-"""Implement what you need of the three."""
+@runtime_checkable
+class OnFeedback(Protocol):
+    """An observer or a registered selector that learns from ratings (`LLMRouter.feedback`).
+
+    A registered selector that has it is told of attempts and results, too, if it has those methods.
+    """
+
+    def on_feedback(self, request: QueryRequest, result: ExecutionResult, score: float, /) -> None:
+        """Called once for each answer that is rated, however late, with a score from 0 to 1."""
+        ...
+
+
+Observer = OnStart | OnAttempt | OnResult | OnFeedback
+"""Implement what you need of the four."""

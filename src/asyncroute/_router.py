@@ -23,13 +23,14 @@ from asyncroute._decide import Decider
 from asyncroute._errors import ConfigurationError, RouterStateError
 from asyncroute._executor import Counters, Executor
 from asyncroute._fallback import FallbackStrategy
+from asyncroute._feedback import Feedback
 from asyncroute._function import ExecutionFn, FunctionProvider
 from asyncroute._health import HealthSettings
 from asyncroute._inputs import Message, ModelConfig, QueryRequest, RequestFields
 from asyncroute._metrics import PerformanceMetrics
 from asyncroute._modes import SEQUENTIAL, Manner, Mode, manner_of
 from asyncroute._observers import Observers
-from asyncroute._protocols import Accept, ModelSelector, Observer, Provider
+from asyncroute._protocols import Accept, ModelSelector, Observer, OnFeedback, Provider
 from asyncroute._registry import Registry
 from asyncroute._results import ExecutionResult, RoutingDecision
 from asyncroute._runtime import Runtime
@@ -180,11 +181,14 @@ class LLMRouter:
             (self._selectors["latency_optimized"], LatencyOptimizedSelector(rng=rng, streams=True)),
             (self._selectors["balanced"], BalancedSelector(rng=rng, streams=True)),
         )
-        for name, selector in (selectors or {}).items():
-            self.register_selector(name, selector)
         self._cache = _cache_of(cache)
         self._budgets = Budgets(budgets)
         self._observers = Observers(observers)
+        self._feedback = Feedback(self._observers)
+        if self._observers.learn:
+            self._observers.add(self._feedback)
+        for name, selector in (selectors or {}).items():
+            self.register_selector(name, selector)
         self._counters = Counters()
         self._stack = AsyncExitStack()
         self._state: Literal["new", "open", "closed"] = "new"
@@ -449,6 +453,26 @@ class LLMRouter:
         provider = FunctionProvider(execution_fn, self._threads)
         return await executor.carry(request, name, selector, manner, provider=provider)
 
+    async def feedback(self, result: ExecutionResult | str, score: float) -> bool:
+        """Rate an answer, for the observers and registered selectors that learn from it.
+
+        Takes effect at once, and never waits. An answer can be rated once, and late: while it is
+        among the last 4096 of this router. Without anybody who learns, none is remembered.
+
+        Args:
+            result: The result, or its `request_id`.
+            score: From 0 (useless) to 1 (right).
+
+        Returns:
+            Whether the answer was found; a rating that comes too late is no error.
+
+        Raises:
+            ValueError: The score is not a number from 0 to 1.
+            RouterStateError: Called in another thread than the loop's.
+        """
+        self._check_thread()
+        return self._feedback.rate(result if isinstance(result, str) else result.request_id, score)
+
     def stream(
         self,
         query: QueryRequest | str | Sequence[Message],
@@ -525,6 +549,9 @@ class LLMRouter:
         if not name or not callable(getattr(selector, "select", None)):
             raise ConfigurationError(f"selector {name!r} must have select(), got {selector!r}")
         self._selectors[name] = selector
+        if isinstance(selector, OnFeedback):
+            self._observers.add(selector)
+            self._observers.add(self._feedback)  # answers are remembered only where somebody learns
 
     def add_model(self, model: ModelConfig | Mapping[str, Any]) -> None:
         """Add a model, live.

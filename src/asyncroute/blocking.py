@@ -252,6 +252,10 @@ class LLMRouter:
         )
         return self._bridge.run(work, opens=True)
 
+    def feedback(self, result: ExecutionResult | str, score: float) -> bool:
+        """Rate an answer. See `asyncroute.LLMRouter.feedback`."""
+        return self._bridge.run(partial(self._router.feedback, result, score), opens=True)
+
     @property
     def strategies(self) -> tuple[str, ...]:
         """The names of the strategies known here."""
