@@ -453,6 +453,32 @@ async def test_a_vote_asks_one_more_as_soon_as_its_quorum_cannot_be_had() -> Non
     assert provider.called_at == [0, 0, 0, 2]
 
 
+async def test_a_weight_of_the_quorum_makes_an_answer_final() -> None:
+    script = {"a": answers("x"), "b": answers("y"), "c": answers("z")}
+    provider, plan = Scripted(script), Planning(stagger=0, width=2, quorum=2, weights={"c": 2})
+    async with free(provider, "abcd", fallback=FallbackStrategy(max_models=4)) as router:
+        result = await router.execute("hello", strategy=plan)
+    assert (result.success, result.response) == (True, "z")
+    assert provider.calls == ["a", "b", "c"]
+
+
+async def test_a_heavy_vote_that_is_not_needed_is_not_asked_for() -> None:
+    script = {"a": answers("x", after=1), "b": answers("x", after=2), "c": answers("z")}
+    provider, plan = Scripted(script), Planning(stagger=0, width=2, quorum=2, weights={"c": 2})
+    async with free(provider) as router:
+        result = await router.execute("hello", strategy=plan)
+    assert (result.success, result.response) == (True, "x")
+    assert provider.calls == ["a", "b"]
+
+
+async def test_where_no_quorum_is_reached_the_heaviest_camp_answers() -> None:
+    script = {"a": answers("x"), "b": answers("x"), "c": answers("y")}
+    plan = Planning(stagger=0, width=3, quorum=3, weights={"c": 2.5})
+    async with free(Scripted(script)) as router:
+        result = await router.execute("hello", strategy=plan)
+    assert (result.success, result.response) == (True, "y")
+
+
 async def test_a_vote_without_a_quorum_returns_an_answer_of_the_largest_camp() -> None:
     script = {"a": answers("x"), "b": answers("y"), "c": answers("y")}
     async with free(Scripted(script)) as router:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import Enum, auto
 from inspect import isawaitable
 from typing import Protocol, final
@@ -107,15 +107,22 @@ class Quorum:
     """A vote: so many answers that agree win; where they cannot any more, one more is asked.
 
     Args:
-        quorum: How many must agree.
+        quorum: How many must agree: the weight that wins.
         agree: Whether two answers say the same; compares normalised text by default.
+        weights: What a model's answer counts, by model id; others count 1.
     """
 
     takes_first_answer = False
 
-    def __init__(self, quorum: int, agree: Agree | None = None) -> None:
+    def __init__(
+        self,
+        quorum: int,
+        agree: Agree | None = None,
+        weights: Mapping[str, float] | None = None,
+    ) -> None:
         self._quorum = quorum
         self._agree = agree or same_answer
+        self._weights = weights or {}
         self._camps: list[list[Try]] = []
 
     async def judge(self, attempt: Try, running: int) -> Verdict:
@@ -123,9 +130,10 @@ class Quorum:
         if attempt.completion is not None:
             camp = self._camp_of(attempt.completion.text)
             camp.append(attempt)
-            if len(camp) >= self._quorum:
+            if self._weight(camp) >= self._quorum:
                 return Verdict.WIN
-        largest = max(map(len, self._camps), default=0)
+        # Those that run are taken to count 1: a heavier one may make what was started too much.
+        largest = max(map(self._weight, self._camps), default=0)
         return Verdict.WAIT if largest + running >= self._quorum else Verdict.NEXT
 
     def _camp_of(self, text: str) -> list[Try]:
@@ -138,7 +146,13 @@ class Quorum:
 
     def best(self) -> Try | None:
         """An answer of the largest camp."""
-        return max(self._camps, key=len)[0] if self._camps else None
+        return max(self._camps, key=self._weight)[0] if self._camps else None
+
+    def _weight(self, camp: Sequence[Try]) -> float:
+        weights = self._weights
+        if not weights:
+            return len(camp)
+        return sum(weights.get(attempt.endpoint.config.model_id, 1.0) for attempt in camp)
 
 
 @final

@@ -115,7 +115,7 @@ def staggered(
 def _planned(course: Course, manner: Manner, plan: Plan) -> Stagger:
     """What the selector wished for."""
     if plan.quorum is not None:
-        judge = Quorum(plan.quorum, plan.agree)
+        judge = Quorum(plan.quorum, plan.agree, plan.weights)
     elif plan.accept is not None:
         judge = Accepting(plan.accept, course.runtime.deadlines, course.deadline)
     else:

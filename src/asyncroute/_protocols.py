@@ -134,6 +134,8 @@ class Plan:
         accept: For a cascade: whether an answer is good enough; else the next model is asked.
         quorum: For a vote: so many agreeing answers win; None for the first answer.
         agree: For a vote: whether two answers say the same; None compares normalised text.
+        weights: For a vote: what a model's answer counts, by model id; one that is not named counts
+            1. A weight of the quorum makes an answer final.
     """
 
     stagger: float = inf
@@ -141,6 +143,7 @@ class Plan:
     accept: Accept | None = None
     quorum: int | None = None
     agree: Agree | None = None
+    weights: Mapping[str, float] | None = None
 
 
 class Ranking:
