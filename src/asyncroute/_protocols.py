@@ -179,10 +179,16 @@ class Ranking:
         self._order: list[int] | None = None
 
     @classmethod
-    def in_order(cls, candidates: Sequence[Candidate], *, plan: Plan | None = None) -> Self:
+    def in_order(
+        cls,
+        candidates: Sequence[Candidate],
+        *,
+        plan: Plan | None = None,
+        votes: Mapping[str, Mapping[str, float]] | None = None,
+    ) -> Self:
         """Rank candidates as they stand, with scores that fall evenly from 1."""
         n = len(candidates)
-        return cls(candidates, [1 - i / n for i in range(n)], plan=plan)
+        return cls(candidates, [1 - i / n for i in range(n)], plan=plan, votes=votes)
 
     def order(self) -> Sequence[int]:
         """The candidates' places, best first; equals keep their order."""

@@ -11,7 +11,7 @@ import pytest
 from test_predictor import COST, SKILL, TOPICS, text_of
 
 from asyncroute.learn import evaluate, plot, read_dataset
-from asyncroute.learn._evaluate import Line, aiq, apgr, cost_share
+from asyncroute.learn._figures import Line, aiq, apgr, cost_share, hull
 
 
 def write(folder: Path, count: int, models: tuple[str, ...] = tuple(SKILL)) -> Path:
@@ -62,22 +62,20 @@ def test_splits_never_part_equal_keys_and_are_the_same_again(tmp_path: Path) -> 
 
 def test_where_routing_pays_the_figures_say_so(tmp_path: Path) -> None:
     report = evaluate(read_dataset(write(tmp_path, 500)), splits=2)
-    assert report.figure("cost share").mean < 0.6
-    assert report.figure("gain").mean > 0
-    assert report.figure("chosen").mean > -0.5
+    assert report.figures["cost share"].mean < 0.6
+    assert report.figures["gain"].mean > 0
+    assert report.figures["chosen"].mean > -0.5
     assert {task.task for task in report.tasks} == {f"set/{topic}" for topic in TOPICS}
     lines = {line.name: line for line in report.replays[0].lines()}
     assert lines["cheapest"].cost[0] <= lines["best single"].cost[0]
     assert lines["oracle"].score[0] >= report.replays[0].curve().score.max()
-    with pytest.raises(KeyError):
-        report.figure("nothing")
 
 
 def test_two_models_get_a_gap_recovered(tmp_path: Path) -> None:
     data = read_dataset(write(tmp_path, 500, ("cheap", "grand")))
     report = evaluate(data, splits=2)
-    assert report.figure("APGR").mean > 0.7
-    assert report.figure("APGR set").values == report.figure("APGR").values
+    assert report.figures["APGR"].mean > 0.7
+    assert report.figures["APGR set"].values == report.figures["APGR"].values
 
 
 def test_a_plot_is_written(tmp_path: Path) -> None:
@@ -105,3 +103,8 @@ def test_aiq_is_the_mean_height_of_the_hull() -> None:
     line = Line("x", np.array([0.0, 1.0, 2.0]), np.array([0.0, 0.1, 1.0]))
     assert aiq(line, 0.0, 2.0) == pytest.approx(0.5)
     assert aiq(line, 0.0, 4.0) == pytest.approx(0.75, abs=1e-3)
+
+
+def test_the_hull_is_concave_and_rising() -> None:
+    cost, quality = np.array([1.0, 2.0, 3.0, 4.0, 5.0]), np.array([0.1, 0.2, 0.9, 0.5, 1.0])
+    assert hull(cost, quality).tolist() == [0, 2, 4]

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from asyncroute.learn import Outcome, QualityPredictor, WeightsError, choose, price_of
+from asyncroute.learn import Outcome, QualityPredictor, WeightsError, same_number
 from asyncroute.learn._codec import pack
+from asyncroute.learn._forecast import choose, price_of
 
 TOPICS = {
     "math": "integrate the polynomial equation and compute the matrix determinant value",
@@ -200,12 +201,12 @@ def test_a_model_added_later_starts_from_its_configured_quality_and_learns() -> 
 def test_a_draw_varies_more_where_less_was_seen() -> None:
     made = QualityPredictor.fit(outcomes(400))
     made.add("fresh", 0.5, 1e-6)
-    forecast, rng = made.forecast(TOPICS["math"]), random.Random(0)
-    draws = np.array([forecast.drawn(rng).quality for _ in range(400)])
+    reading, rng = made.read(TOPICS["math"]), random.Random(0)
+    forecast = made.forecast(reading)
+    draws = np.array([made.drawn(reading, forecast, rng).quality for _ in range(400)])
     assert draws.min() >= 0
     assert draws.max() <= 1
     assert draws[:, 3].std() > draws[:, 0].std()
-    assert forecast.evidence[3] == 0
 
 
 def test_saved_and_loaded_it_predicts_the_same(fitted: QualityPredictor, tmp_path: Path) -> None:
@@ -296,26 +297,86 @@ def test_an_archive_that_unpacks_to_too_much_is_not_unpacked(tmp_path: Path) -> 
         QualityPredictor.load(path)
 
 
-def test_state_is_taken_over_by_name() -> None:
+def test_what_was_learned_while_serving_is_saved_and_loaded(tmp_path: Path) -> None:
     made = QualityPredictor.fit(outcomes(300))
+    made.add("fresh", 0.5, 1e-6)
     for second in range(50):
-        made.update(TOPICS["math"], "grand", 0.0, float(second))
-    again = QualityPredictor.fit(outcomes(300))
-    again.add("fresh", 0.5, 1e-6)
-    again.restore(made.state(), 0.0)
-    assert again.predict(TOPICS["math"])[:3] == pytest.approx(made.predict(TOPICS["math"]))
-    assert "updates=50" in repr(again)
+        made.update(TOPICS["math"], "grand", 0.0, 1e6 + second)
+        made.update_answered(TOPICS["law"], "cheap", False, 1e6 + second)
+    made.save(tmp_path / "weights")
+    again = QualityPredictor.load(tmp_path / "weights")
+    for words in TOPICS.values():
+        assert again.predict(words) == pytest.approx(made.predict(words), abs=2e-3)
+    low = again.predict(TOPICS["math"])[2]
+    again.update(TOPICS["law"], "grand", 1.0, 0.0)  # another process's clock: nothing fades
+    assert again.predict(TOPICS["math"])[2] == pytest.approx(low, abs=0.05)
 
 
-def test_a_state_of_another_predictor_is_refused_and_nothing_changes() -> None:
-    made, small = QualityPredictor.fit(outcomes(300)), QualityPredictor.fit(outcomes(30))
-    made.update(TOPICS["math"], "grand", 0.0, 0.0)
-    before = made.predict(TOPICS["math"])
-    with pytest.raises(WeightsError, match="array counts must have shape"):
-        made.restore(small.state(), 0.0)
-    with pytest.raises(WeightsError, match="not readable as state"):
-        made.restore(b"nonsense", 0.0)
-    assert np.array_equal(made.predict(TOPICS["math"]), before)
+def test_refusals_lower_the_expected_quality_where_they_happen_and_answers_restore_it() -> None:
+    made = QualityPredictor.fit(outcomes(400))
+    grand = made.columns["grand"]
+    before = {topic: made.predict(TOPICS[topic])[grand] for topic in TOPICS}
+    for _ in range(40):
+        made.update_answered(TOPICS["math"], "grand", False, 0.0)
+        made.update_answered(TOPICS["law"], "grand", True, 0.0)
+    refused = made.predict(TOPICS["math"])[grand]
+    assert refused < 0.5 * before["math"]
+    assert made.predict(TOPICS["law"])[grand] > 0.75 * before["law"]
+    for _ in range(400):
+        made.update_answered(TOPICS["math"], "grand", True, 0.0)
+    assert made.predict(TOPICS["math"])[grand] > 0.8 * before["math"]
+    assert made.predict(TOPICS["math"])[grand] <= before["math"]
+
+
+def test_without_outcomes_it_is_the_configured_table_and_learns() -> None:
+    made = QualityPredictor.fit([], quality={"a": 0.4, "b": 0.8})
+    assert made.predict("anything") == pytest.approx([0.4, 0.8])
+    assert (made.reference, made.curve, made.recommended().price) == (0.0, (), 0.0)
+    for _ in range(50):
+        made.update("anything", "b", 0.0, 0.0)
+    assert made.predict("anything")[1] < 0.2
+
+
+def test_without_outcomes_every_model_needs_a_quality() -> None:
+    with pytest.raises(ValueError, match="needs an outcome with a score"):
+        QualityPredictor.fit([])
+    with pytest.raises(ValueError, match="got none for 'b'"):
+        QualityPredictor.fit([("q", "b", None, 0.1)], quality={"a": 0.5})
+    with pytest.raises(ValueError, match=r"quality must be 0 to 1, got 1\.5 for 'a'"):
+        QualityPredictor.fit([], quality={"a": 1.5})
+    with pytest.raises(ValueError, match="half_life must be above 0"):
+        QualityPredictor.fit([], quality={"a": 0.5}, half_life=0)
+
+
+def test_plain_tuples_are_outcomes_and_costs_may_be_missing() -> None:
+    made = QualityPredictor.fit([(o.query, o.model, o.score, None) for o in outcomes(300)])
+    assert made.reference == 0
+    assert not made.static_cost.any()
+    law = made.predict(TOPICS["law"])
+    assert law[made.columns["cheap"]] > law[made.columns["coder"]] + 0.2
+
+
+def test_a_model_whose_cost_is_never_known_has_none() -> None:
+    rows = [o._replace(cost=None) if o.model == "grand" else o for o in outcomes(300)]
+    made = QualityPredictor.fit(rows)
+    forecast = made.forecast(TOPICS["math"])
+    assert forecast.cost[made.columns["grand"]] == 0
+    assert forecast.cost[made.columns["coder"]] == pytest.approx(COST["coder"], rel=0.5)
+
+
+def test_answers_of_a_fit_agree_as_the_function_says() -> None:
+    rng, rows = random.Random(0), []
+    for number in range(400):
+        for model, skill, cost in (("a", 0.8, 1.0), ("b", 0.8, 1.1), ("c", 0.85, 30.0)):
+            right = rng.random() < skill
+            text = rng.choice(["It is 7", "7", "so 7.0"]) if right else str(rng.random())
+            rows.append(Outcome(f"question {number}", model, float(right), cost, text))
+    assert (0, 1, 2) in QualityPredictor.fit(rows, agree=same_number).choices
+    gains = [
+        QualityPredictor.fit(rows, agree=agree).recommended(with_cascades=True).cost
+        for agree in (same_number, None)
+    ]
+    assert gains[0] < gains[1]
 
 
 def test_the_curve_falls_with_the_price_and_the_recommended_point_is_on_it(
@@ -328,7 +389,7 @@ def test_the_curve_falls_with_the_price_and_the_recommended_point_is_on_it(
 
 
 def test_a_fit_without_scores_and_outcomes_out_of_range_are_refused() -> None:
-    with pytest.raises(ValueError, match="at least one outcome with a score"):
+    with pytest.raises(ValueError, match="needs an outcome with a score"):
         QualityPredictor.fit([Outcome("q", "m", None, 1.0)])
     with pytest.raises(ValueError, match="score must be from 0 to 1, got 2"):
         QualityPredictor.fit([Outcome("q", "m", 2.0, 1.0)])

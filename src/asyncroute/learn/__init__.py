@@ -1,35 +1,35 @@
-"""Routing that learns which model will be right on which query. Needs numpy (extra `learn`)."""
+"""Routing that learns which model will be right on which query. Needs numpy (extra `learn`).
 
-from __future__ import annotations
+`PredictiveSelector` is the strategy, `QualityPredictor` what it knows; `OutcomeLog` keeps what
+`evaluate` measures it on.
+"""
 
-from asyncroute.learn._cascade import expected, same_json, same_number, same_text, vote
+from asyncroute.learn._agreement import same_json, same_number, same_text
 from asyncroute.learn._codec import WeightsError
-from asyncroute.learn._controller import BudgetController, CostController, ExplorationCap
 from asyncroute.learn._dataset import Dataset, read_dataset
-from asyncroute.learn._evaluate import Report, evaluate, plot
-from asyncroute.learn._forecast import Forecast, Point, choose, price_of
+from asyncroute.learn._evaluate import Report, evaluate
+from asyncroute.learn._forecast import Forecast, Point
+from asyncroute.learn._log import OutcomeLog
 from asyncroute.learn._outcomes import Outcome
+from asyncroute.learn._plot import plot
 from asyncroute.learn._predictor import QualityPredictor
+from asyncroute.learn._selector import PredictiveSelector, Scorer
 
 __all__ = (
-    "BudgetController",
-    "CostController",
     "Dataset",
-    "ExplorationCap",
     "Forecast",
     "Outcome",
+    "OutcomeLog",
     "Point",
+    "PredictiveSelector",
     "QualityPredictor",
     "Report",
+    "Scorer",
     "WeightsError",
-    "choose",
     "evaluate",
-    "expected",
     "plot",
-    "price_of",
     "read_dataset",
     "same_json",
     "same_number",
     "same_text",
-    "vote",
 )

@@ -1,4 +1,4 @@
-"""Cascades and votes: several cheap answers that agree in place of one expensive answer.
+"""Cascades: two cheap answers that agree in place of one expensive answer.
 
 A cascade is a tuple of models. The first two are asked at once; when their answers agree, that is
 the answer. Otherwise the next is asked, until any two agree; with nobody left, the last one's
@@ -9,147 +9,18 @@ choices of one kind. All functions are pure.
 from __future__ import annotations
 
 import itertools
-import json
-import re
-import unicodedata
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
     Floats: TypeAlias = NDArray[np.floating]
 
-__all__ = (
-    "expected",
-    "hull",
-    "propose",
-    "replay",
-    "same_json",
-    "same_number",
-    "same_text",
-    "vote",
-)
-
-_NUMBER = re.compile(r"[-+]?\d[\d,]*(?:\.\d+)?(?:[eE][-+]?\d+)?")
-_FENCE = re.compile(r"^```[a-zA-Z]*\n(.*)\n```$", re.DOTALL)
-
-
-def same_text(one: str, other: str) -> bool:
-    """Tell whether two answers say the same up to case, width, space and closing punctuation."""
-    return _normal(one) == _normal(other)
-
-
-def _normal(text: str) -> str:
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split()).strip(" .!?\"'`*")
-
-
-def same_number(one: str, other: str) -> bool:
-    """Tell whether the last numbers of two answers are equal to one part in a billion.
-
-    The last number is where a worked answer usually ends. Answers without one never agree.
-    """
-    first, second = _last_number(one), _last_number(other)
-    if first is None or second is None:
-        return False
-    return abs(first - second) <= 1e-9 * max(abs(first), abs(second))
-
-
-def _last_number(text: str) -> float | None:
-    found = _NUMBER.findall(text)
-    return float(found[-1].replace(",", "")) if found else None
-
-
-def same_json(one: str, other: str) -> bool:
-    """Tell whether two answers hold equal JSON values, fenced or not; never when one is invalid."""
-    first, second = _parsed(one), _parsed(other)
-    return first is not None and first == second
-
-
-def _parsed(text: str) -> str | None:
-    """Return the JSON value in `text` in one canonical spelling (`1` and `true` stay distinct)."""
-    bare = text.strip()
-    fenced = _FENCE.match(bare)
-    try:
-        value: Any = json.loads(fenced.group(1) if fenced else bare)
-    except (ValueError, RecursionError):
-        return None
-    return json.dumps(value, sort_keys=True)
-
-
-def vote(
-    answers: Sequence[str], weights: Sequence[float], agree: Callable[[str, str], bool] = same_text
-) -> tuple[int, float]:
-    """Return the winner of a weighted vote.
-
-    Args:
-        answers: One per voter.
-        weights: What each vote counts; predicted qualities are good weights.
-        agree: Tells whether two answers are the same.
-
-    Returns:
-        Index of the best supported answer (the first of its group) and its share of all weight.
-
-    Raises:
-        ValueError: When there are no answers, or not one weight for each.
-
-    """
-    if not answers or len(answers) != len(weights):
-        msg = (
-            f"votes need one weight per answer, got {len(answers)} answers, {len(weights)} weights"
-        )
-        raise ValueError(msg)
-    support: dict[int, float] = {}
-    for index, weight in enumerate(weights):
-        place = next((i for i in support if agree(answers[i], answers[index])), index)
-        support[place] = support.get(place, 0.0) + weight
-    winner = max(support, key=lambda i: support[i])
-    total = sum(weights)
-    return winner, support[winner] / total if total > 0 else 0.0
-
-
-def expected(
-    cascade: Sequence[int], quality: Floats, cost: Floats, collusion: float = 0.2
-) -> tuple[float, float]:
-    """Return expected quality and cost of a cascade from predictions about its models.
-
-    Models are taken to err independently of each other on this one query; what they have in common
-    (its difficulty) is already in the predictions.
-
-    Args:
-        cascade: Indices of its models.
-        quality: Predicted chance to be right, per model.
-        cost: Predicted cost, per model.
-        collusion: Chance that two wrong answers are the same one.
-
-    Returns:
-        Chance that the accepted answer is right, and mean cost in the unit of `cost`.
-
-    """
-    first = cascade[0]
-    if len(cascade) == 1:
-        return float(quality[first]), float(cost[first])
-    # open_[right, wrong]: chance of being undecided with that many distinct right (0 or 1) and
-    # wrong answers.
-    open_ = {(1, 0): float(quality[first]), (0, 1): 1.0 - float(quality[first])}
-    won, spent = 0.0, float(cost[first])
-    for place, model in enumerate(cascade[1:], 1):
-        spent += sum(open_.values()) * float(cost[model])
-        chance, last = float(quality[model]), place == len(cascade) - 1
-        after: dict[tuple[int, int], float] = {}
-        for (right, wrong), mass in open_.items():
-            if right or last:
-                won += mass * chance
-            else:
-                after[1, wrong] = after.get((1, wrong), 0.0) + mass * chance
-            apart = mass * (1.0 - chance) * (1.0 - collusion) ** wrong
-            if not last:
-                after[right, wrong + 1] = after.get((right, wrong + 1), 0.0) + apart
-        open_ = after
-    return won, spent
+__all__ = ("propose", "replay")
 
 
 def replay(
@@ -181,23 +52,6 @@ def replay(
     gained[unknown] = np.nan
     spent[unknown] = np.nan
     return gained, spent
-
-
-def hull(cost: Floats, quality: Floats) -> NDArray[np.intp]:
-    """Return the indices of the points on the upper left, non-decreasing concave hull, by cost."""
-    kept: list[int] = []
-    for index in np.lexsort((-quality, cost)):
-        if kept and quality[index] <= quality[kept[-1]]:
-            continue
-        while len(kept) > 1 and _below(kept[-2], kept[-1], int(index), cost, quality):
-            kept.pop()
-        kept.append(int(index))
-    return np.array(kept, dtype=np.intp)
-
-
-def _below(left: int, middle: int, right: int, cost: Floats, quality: Floats) -> bool:
-    rise = (quality[middle] - quality[left]) * (cost[right] - cost[left])
-    return bool(rise <= (quality[right] - quality[left]) * (cost[middle] - cost[left]))
 
 
 def propose(score: Floats, cost: Floats, answers: Floats, limit: int) -> list[tuple[int, ...]]:

@@ -26,7 +26,7 @@ MOST = 16 * 2**20
 
 @final
 class WeightsError(ValueError):
-    """Saved weights or state that cannot be used; the message says why."""
+    """Saved weights that cannot be used; the message says why."""
 
 
 @final
@@ -81,7 +81,7 @@ class Arrays(Mapping[str, "NDArray[Any]"]):
     def __getitem__(self, name: str) -> NDArray[Any]:
         return self._arrays[name]
 
-    def __iter__(self) -> Any:  # noqa: ANN401 - as Mapping has it
+    def __iter__(self) -> Any:
         return iter(self._arrays)
 
     def __len__(self) -> int:

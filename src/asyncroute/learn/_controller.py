@@ -1,22 +1,67 @@
-"""Keeping spend within a budget: sets the price of a choice, and caps exploration.
+"""What saving is worth: fixed by a knob, or set so that spend stays within a budget.
 
 Pure: time is handed in, nothing is awaited, memory is constant.
 """
 
 from __future__ import annotations
 
-import math
-from typing import TYPE_CHECKING, final
+from math import inf
+from typing import TYPE_CHECKING, Protocol, final
+
+from asyncroute.learn._forecast import price_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from asyncroute.learn._forecast import Point
 
-__all__ = ("BudgetController", "CostController", "ExplorationCap")
+__all__ = ("Budget", "Controller", "Knob", "TargetCost")
 
 HORIZON = 100
 """Queries over which a deviation from the target is made good, and a cost estimate remembers."""
+
+
+class Controller(Protocol):
+    """Sets the price that choices are made at, see `choose`."""
+
+    def price(self, now: float) -> float:
+        """Return the price for one more query, at an instant in seconds."""
+        ...
+
+    def record(self, price: float, cost: float, now: float) -> None:
+        """Take in what a query chosen at `price` really cost, USD."""
+        ...
+
+
+@final
+class Knob:
+    """A fixed price.
+
+    Args:
+        knob: From 0 (cheapest) to 1 (best).
+    """
+
+    __slots__ = ("_price",)
+
+    def __init__(self, knob: float) -> None:
+        self._price = price_of(knob)
+
+    @classmethod
+    def at(cls, price: float) -> Knob:
+        """Return the knob that stands at this price."""
+        made = cls(1.0)
+        made._price = price
+        return made
+
+    def price(self, now: float) -> float:
+        """Return the price."""
+        return self._price
+
+    def record(self, price: float, cost: float, now: float) -> None:
+        """Do nothing: the price is fixed."""
+
+    def __repr__(self) -> str:
+        return f"<Knob price={self._price:g}>"
 
 
 @final
@@ -27,7 +72,7 @@ class _PriceList:
 
     def __init__(self, curve: Sequence[Point]) -> None:
         if not curve:
-            raise ValueError("curve must have at least one point, got none")
+            raise ValueError("a budget needs a predictor fitted to outcomes with costs")
         rising = sorted(curve, key=lambda point: point.price)
         self._prices = [point.price for point in rising]
         costs = [point.cost for point in rising]
@@ -65,14 +110,13 @@ class _PriceList:
 
 
 def _positive(name: str, value: float) -> float:
-    if not 0.0 < value < math.inf:
-        msg = f"{name} must be above 0 and finite, got {value!r}"
-        raise ValueError(msg)
+    if not 0.0 < value < inf:
+        raise ValueError(f"{name} must be above 0 and finite, got {value!r}")
     return value
 
 
 @final
-class CostController:
+class TargetCost:
     """Keeps the mean cost of a query at or below a target, at the best quality that allows.
 
     It knows from the fitted curve what each price costs, learns from the bills by how much that is
@@ -84,7 +128,6 @@ class CostController:
 
     Raises:
         ValueError: For a target not above 0, or an empty curve.
-
     """
 
     __slots__ = ("_list", "_saved", "target_cost")
@@ -94,70 +137,64 @@ class CostController:
         self._list = _PriceList(curve)
         self._saved = 0.0
 
-    def __repr__(self) -> str:
-        return f"<CostController target_cost={self.target_cost:g} saved={self._saved:g}>"
-
     def price(self, now: float) -> float:
-        """Return the price to choose with (see `choose`); `now` does not matter here."""
-        del now
+        """Return the price at which what was saved and the target suffice."""
         return self._list.affordable(max(self.target_cost + self._saved / HORIZON, 0.0))
 
     def record(self, price: float, cost: float, now: float) -> None:
         """Take in what a query chosen at `price` really cost, USD."""
-        del now
         self._list.learn(price, cost)
         # Savings are capped, or a quiet week would pay for a day of waste. Debts are not.
         self._saved = min(self._saved + self.target_cost - cost, self.target_cost * HORIZON / 2)
 
+    def __repr__(self) -> str:
+        return f"<TargetCost target_cost={self.target_cost:g} saved={self._saved:g}>"
+
 
 @final
-class BudgetController:
+class Budget:
     """Spreads a budget over each period: spend stays within, quality as high as that allows.
 
     What is left is divided by the queries still to come, at the rate seen so far. A period begins
-    with the rate of the last one.
+    with the rate of the last one; the first begins with the first query. A query counts when it is
+    chosen, so that a burst does not find the whole budget each; its bill when it comes.
 
     Args:
         curve: `QualityPredictor.curve`.
         budget: USD per period.
         period: Seconds.
-        now: Start of the first period.
 
     Raises:
         ValueError: For a budget or period not above 0, or an empty curve.
-
     """
 
     __slots__ = ("_list", "_queries", "_rate", "_spent", "_start", "budget", "period")
 
-    def __init__(self, curve: Sequence[Point], budget: float, period: float, now: float) -> None:
+    def __init__(self, curve: Sequence[Point], budget: float, period: float) -> None:
         self.budget = _positive("budget", budget)
         self.period = _positive("period", period)
         self._list = _PriceList(curve)
-        self._start = now
+        self._start: float | None = None
         self._spent = 0.0
         self._queries = 0
         self._rate: float | None = None
 
-    def __repr__(self) -> str:
-        return f"<BudgetController budget={self.budget:g} spent={self._spent:g}>"
-
     def left(self, now: float) -> float:
         """Return what may still be spent in the period of `now`, USD; negative when overspent."""
-        self._turn(now)
+        self._begun(now)
         return self.budget - self._spent
 
     def price(self, now: float) -> float:
-        """Return the price to choose with (see `choose`), the highest when nothing is left."""
-        left = self.left(now)
-        return self._list.affordable(max(left, 0.0) / self._to_come(now))
+        """Return the price for one more query, the highest when nothing is left."""
+        left = max(self.left(now), 0.0)
+        self._queries += 1
+        return self._list.affordable(left / self._to_come(now))
 
     def record(self, price: float, cost: float, now: float) -> None:
         """Take in what a query chosen at `price` really cost, USD."""
-        self._turn(now)
+        self._begun(now)
         self._list.learn(price, cost)
         self._spent += cost
-        self._queries += 1
 
     def _to_come(self, now: float) -> float:
         """Return how many queries to expect in what is left of the period, at least this one.
@@ -165,68 +202,22 @@ class BudgetController:
         Seen and remembered rates are weighed by time; before there is either, the first tenth of a
         period is taken to be as busy as what was seen of it.
         """
-        elapsed = max(now - self._start, 0.0)
+        elapsed = max(now - self._begun(now), 0.0)
         weight = self.period / 10
         before = self._queries / max(elapsed, weight) if self._rate is None else self._rate
         rate = (self._queries + before * weight) / (elapsed + weight)
         return max(rate * (self.period - elapsed), 1.0)
 
-    def _turn(self, now: float) -> None:
-        """Begin a new period when the current one is over."""
+    def _begun(self, now: float) -> float:
+        """Return the start of the current period; begin a new one when the last is over."""
+        if self._start is None:
+            self._start = now
         over = int((now - self._start) // self.period)
-        if over < 1:
-            return
-        self._rate = self._queries / self.period if over == 1 else 0.0
-        self._start += over * self.period
-        self._spent, self._queries = 0.0, 0
-
-
-@final
-class ExplorationCap:
-    """Limits exploration to a share of the queries and a share of the spend.
-
-    Args:
-        share: Of all queries, 0 to 1.
-        cost_share: What exploring may add to the spend, as a share of it.
-
-    Raises:
-        ValueError: For a share outside [0, 1].
-
-    """
-
-    __slots__ = ("_added", "_explored", "_queries", "_spent", "cost_share", "share")
-
-    def __init__(self, share: float = 0.05, cost_share: float = 0.05) -> None:
-        for name, value in (("share", share), ("cost_share", cost_share)):
-            if not 0.0 <= value <= 1.0:
-                msg = f"{name} must be from 0 to 1, got {value!r}"
-                raise ValueError(msg)
-        self.share = share
-        self.cost_share = cost_share
-        self._queries = self._explored = self._spent = self._added = 0.0
+        if over >= 1:
+            self._rate = self._queries / self.period if over == 1 else None
+            self._start += over * self.period
+            self._spent, self._queries = 0.0, 0
+        return self._start
 
     def __repr__(self) -> str:
-        return f"<ExplorationCap explored={self._explored:g} of {self._queries:g}>"
-
-    def allows(self, extra: float) -> bool:
-        """Tell whether one more query may explore at an extra expected cost of `extra` USD."""
-        return (
-            self._explored + 1 <= self.share * (self._queries + 1)
-            and self._added + max(extra, 0.0) <= self.cost_share * self._spent
-        )
-
-    def record(self, cost: float, extra: float | None = None) -> None:
-        """Take in a query that cost `cost` USD, `extra` of it by exploring (None: it did not).
-
-        After a thousand queries all counts are halved: the caps are about recent ones.
-        """
-        self._queries += 1
-        self._spent += cost
-        if extra is not None:
-            self._explored += 1
-            self._added += max(extra, 0.0)
-        if self._queries >= 1000:
-            self._queries /= 2
-            self._explored /= 2
-            self._spent /= 2
-            self._added /= 2
+        return f"<Budget budget={self.budget:g} spent={self._spent:g}>"

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from math import isnan, nan
 from typing import TYPE_CHECKING, TypeAlias, final
 
 import numpy as np
 
-from asyncroute.learn._codec import pack, unpack
 from asyncroute.learn._forecast import PRIOR
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from numpy.typing import NDArray
+
+    from asyncroute.learn._prototypes import Lit
 
     Floats: TypeAlias = NDArray[np.floating]
 
@@ -21,92 +21,74 @@ __all__ = ("Corrections",)
 
 @final
 class Corrections:
-    """How much better or worse models turned out than predicted, here and everywhere.
+    """How much better or worse models turned out than expected, here and everywhere.
 
     Args:
-        prototypes: Rows of the table.
-        models: Columns of the table.
-
+        counts: Decayed observations, a row per prototype, a column per model.
+        sums: Their surprises, in the same shape.
     """
 
-    __slots__ = ("_counts", "_last", "_sums", "updates")
+    __slots__ = ("_last", "_table", "_totals", "updates")
 
-    def __init__(self, prototypes: int, models: int) -> None:
-        self._counts = np.zeros((prototypes, models), np.float32)
-        self._sums = np.zeros((prototypes, models), np.float32)
-        self._last = np.zeros(models)
-        self.updates = 0
+    def __init__(self, counts: Floats, sums: Floats) -> None:
+        self._table = np.hstack([counts, sums]).astype(np.float32)  # one product reads both
+        self._totals = self._table.sum(axis=0)
+        self._last = [nan] * counts.shape[1]
+        self.updates = int(np.ceil(self._totals[: counts.shape[1]].sum()))
 
-    def observed(self, lit: Floats) -> tuple[Floats, Floats]:
+    @classmethod
+    def none(cls, prototypes: int, models: int) -> Corrections:
+        """Return a table without observations."""
+        empty = np.zeros((prototypes, models), np.float32)
+        return cls(empty, empty)
+
+    @property
+    def counts(self) -> Floats:
+        """Decayed observations, a row per prototype, a column per model."""
+        return self._table[:, : len(self._last)]
+
+    @property
+    def sums(self) -> Floats:
+        """Decayed sums of surprises, in the same shape."""
+        return self._table[:, len(self._last) :]
+
+    def observed(self, lit: Lit) -> tuple[Floats, Floats]:
         """Return per model the correction near a text, and how many observations are behind it.
 
         Two stages of shrinking: what holds everywhere to zero, what holds here to that.
-
-        Args:
-            lit: How much the text lights each prototype.
-
         """
-        seen = lit @ self._counts
-        everywhere = self._sums.sum(axis=0) / (self._counts.sum(axis=0) + np.float32(PRIOR))
-        here = (lit @ self._sums - everywhere * seen) / (seen + np.float32(PRIOR))
+        width, prior = len(self._last), np.float32(PRIOR)
+        near = lit.shares @ self._table[lit.rows]
+        seen = near[:width]
+        everywhere = self._totals[width:] / (self._totals[:width] + prior)
+        here = (near[width:] - everywhere * seen) / (seen + prior)
         return everywhere + here, seen
 
-    def add(self, lit: Floats, column: int, surprise: float, now: float, half_life: float) -> None:
+    def add(self, lit: Lit, column: int, surprise: float, now: float, half_life: float) -> None:
         """Take in one outcome of one model.
 
         Args:
-            lit: How much the text lights each prototype.
+            lit: Which prototypes its text lights.
             column: Which model.
-            surprise: Its score minus the fitted prediction.
+            surprise: How much better it was than expected.
             now: Seconds; going back is taken as no time passed.
             half_life: Seconds after which what was seen before counts half.
-
         """
-        faded = 0.5 ** (max(now - float(self._last[column]), 0.0) / half_life)
-        self._counts[:, column] *= faded
-        self._sums[:, column] *= faded
-        self._counts[:, column] += lit
-        self._sums[:, column] += lit * np.float32(surprise)
-        self._last[column] = max(now, float(self._last[column]))
+        pair = np.array([column, column + len(self._last)])
+        last = self._last[column]
+        if now > last:
+            self._table[:, pair] *= np.float32(0.5 ** ((now - last) / half_life))
+        if isnan(last) or now > last:
+            self._last[column] = now
+        shares = lit.shares[:, None]
+        self._table[np.ix_(lit.rows, pair)] += shares * np.array([1.0, surprise], np.float32)
+        self._totals[pair] = self._table[:, pair].sum(axis=0)
         self.updates += 1
 
-    def widen(self) -> None:
-        """Add a column for one more model, without observations."""
-        self._counts = np.pad(self._counts, ((0, 0), (0, 1)))
-        self._sums = np.pad(self._sums, ((0, 0), (0, 1)))
-        self._last = np.append(self._last, 0.0)
-
-    def packed(self, models: Sequence[str]) -> bytes:
-        """Return everything as bytes, columns by name."""
-        header: dict[str, object] = {
-            "kind": "state",
-            "models": list(models),
-            "updates": self.updates,
-        }
-        return pack(header, {"counts": self._counts, "sums": self._sums})
-
-    @classmethod
-    def unpacked(
-        cls, data: bytes, prototypes: int, models: Sequence[str], now: float
-    ) -> Corrections:
-        """Return what `packed` returned, for these models: unknown ones have no observations.
-
-        Time stands still between the two: clocks of two processes have nothing in common.
-
-        Raises:
-            WeightsError: When it is something else, or of another number of prototypes.
-
-        """
-        header, arrays = unpack(data, "state", ("counts", "sums"))
-        names = header.texts("models")
-        for name in ("counts", "sums"):
-            arrays.expect(name, (prototypes, len(names)))
-        made = cls(prototypes, len(models))
-        made._last[:] = now
-        made.updates = int(header.number("updates"))
-        for at, name in enumerate(names):
-            if name in models:
-                column = models.index(name)
-                made._counts[:, column] = np.maximum(arrays["counts"][:, at], 0)
-                made._sums[:, column] = arrays["sums"][:, at]
+    def widened(self) -> Corrections:
+        """Return a table with a column for one more model, without observations."""
+        wide = ((0, 0), (0, 1))
+        made = Corrections(np.pad(self.counts, wide), np.pad(self.sums, wide))
+        made._last[:-1] = self._last
+        made.updates = self.updates
         return made

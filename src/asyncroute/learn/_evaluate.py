@@ -1,88 +1,30 @@
-"""Replay of recorded outcomes: what routing would have cost and gained, on queries held out.
-
-Figures, all on the held out part of a split:
-
-- *Best single* is the model with the highest mean score there (chosen with hindsight, the harder
-  reference); *static choice* the one with the highest mean score on the part fitted.
-- *Curve*: mean cost and mean score at each price; only choices measured on a query are open to it.
-- *Cost share*: the least cost on the curve at a mean score of at least the best single's, as a
-  share of the best single's cost; infinite when the curve does not get there.
-- *Gain*: highest mean score on the curve minus the best single's, in points (hundredths).
-- *AIQ*: the non-decreasing concave hull of the curve (two points can be mixed at random), averaged
-  over costs from the cheapest model's to the best single's.
-- *APGR* (two models): calls go to the strong model in order of predicted advantage; the part of the
-  gap between weak and strong recovered, averaged over shares of strong calls from 0 to 1.
-- *Chosen*: score at the recommended price minus the static choice's, in points.
-"""
+"""Replay of recorded outcomes: what routing would have cost and gained, on queries held out."""
 
 from __future__ import annotations
 
-import math
 import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias, final
+from math import isnan
+from typing import TYPE_CHECKING, TypeAlias, final
 
 import numpy as np
+from numpy.typing import NDArray
 
-from asyncroute.learn._cascade import hull, replay
+from asyncroute.learn._cascade import replay
+from asyncroute.learn._figures import Figure, Line, aiq, apgr, cost_share
 from asyncroute.learn._forecast import choose
 from asyncroute.learn._predictor import QualityPredictor
 
 if TYPE_CHECKING:
-    import os
-    from collections.abc import Callable, Iterator
-
-    from numpy.typing import NDArray
-
     from asyncroute.learn._dataset import Dataset
+    from asyncroute.learn._progress import Progress
 
-    Floats: TypeAlias = NDArray[np.floating]
+Floats: TypeAlias = NDArray[np.floating]
 
-__all__ = (
-    "Figure",
-    "Line",
-    "Replay",
-    "Report",
-    "TaskFigure",
-    "aiq",
-    "apgr",
-    "cost_share",
-    "evaluate",
-    "plot",
-)
+__all__ = ("Replay", "Report", "TaskFigure", "evaluate")
 
 SWEEP = (0.0, *(float(p) for p in np.geomspace(1e-4, 1e4, 161)), 1e9)
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Figure:
-    """One figure over all splits: mean, standard deviation, and each value."""
-
-    name: str
-    values: tuple[float, ...]
-
-    @property
-    def mean(self) -> float:
-        """Mean over the splits."""
-        return math.fsum(self.values) / len(self.values)
-
-    @property
-    def spread(self) -> float:
-        """Standard deviation over the splits (of the values themselves, not of their mean)."""
-        if not math.isfinite(self.mean):
-            return math.nan
-        return math.sqrt(math.fsum((v - self.mean) ** 2 for v in self.values) / len(self.values))
-
-
-@final
-@dataclass(frozen=True, slots=True, eq=False)
-class Line:
-    """A reference: mean costs (USD per query) and mean scores of one or more points."""
-
-    name: str
-    cost: Floats
-    score: Floats
 
 
 @final
@@ -101,7 +43,18 @@ class TaskFigure:
 @final
 @dataclass(frozen=True, slots=True, eq=False)
 class Replay:
-    """One split, predicted and replayed. Rows are held out queries, columns choices."""
+    """One split, predicted and replayed. Rows are held out queries, columns choices.
+
+    Attributes:
+        predictor: Fitted on the other queries.
+        task: Kinds of the queries.
+        quality: What was expected.
+        expected_cost: The same, USD.
+        score: What was measured; nan where it was not.
+        cost: The same, USD.
+        static: The model that was best on the queries fitted.
+        micros: Microseconds each decision took.
+    """
 
     predictor: QualityPredictor
     task: NDArray[np.str_]
@@ -123,16 +76,15 @@ class Replay:
         clock: Callable[[], float] = time.perf_counter,
     ) -> Replay:
         """Fit on some rows of a data set, predict and replay the others."""
-        known = data.grid.take(fit_on)
+        known, test = data.grid.take(fit_on), data.grid.take(held_out)
         predictor = QualityPredictor.of_grid(known, {}, cascades, seed, lambda _share, _stage: None)
-        test = data.grid.take(held_out)
-        price = predictor.recommended().price
+        price = predictor.recommended(with_cascades=True).price
         micros = np.empty(len(test))
         quality = np.empty((len(test), len(predictor.choices)), np.float32)
         cost = np.empty_like(quality)
         for row, text in enumerate(test.queries):
             begun = clock()
-            forecast = predictor.forecast(text)
+            forecast = predictor.forecast(predictor.read(text))
             choose(forecast, price, predictor.reference)
             micros[row] = (clock() - begun) * 1e6
             quality[row], cost[row] = forecast.quality, forecast.cost
@@ -144,7 +96,7 @@ class Replay:
             cost,
             np.stack([part[0] for part in parts], axis=1),
             np.stack([part[1] for part in parts], axis=1),
-            int(np.nanmean(known.score, axis=0).argmax()),
+            int(_mean(known.score).argmax()),
             micros,
         )
 
@@ -155,15 +107,21 @@ class Replay:
 
     def best(self) -> int:
         """Return the model with the highest mean score here."""
-        return int(np.nanmean(self.score[:, : self.models], axis=0).argmax())
+        return int(_mean(self.score[:, : self.models]).argmax())
+
+    def single(self, model: int) -> tuple[float, float]:
+        """Return mean cost and mean score of one model."""
+        return float(_mean(self.cost[:, [model]])[0]), float(_mean(self.score[:, [model]])[0])
+
+    def chosen(self) -> tuple[Floats, Floats]:
+        """Return cost and score of each query at the recommended price."""
+        return self.picked(self.predictor.recommended(with_cascades=True).price)
 
     def picked(self, price: float, columns: int | None = None) -> tuple[Floats, Floats]:
         """Return cost and score of each query at a price, optionally of the first columns only."""
         part = slice(columns)
-        worth = self.quality[:, part] - self.expected_cost[:, part] * (
-            price / self.predictor.reference
-        )
-        return self._take(worth)
+        unit = price / self.predictor.reference
+        return self._take(self.quality[:, part] - self.expected_cost[:, part] * unit)
 
     def _take(self, worth: Floats) -> tuple[Floats, Floats]:
         width = worth.shape[1]
@@ -182,16 +140,18 @@ class Replay:
         """Yield the reference lines: cheapest, best single, static table, random, oracle."""
         width = self.models
         score, cost = self.score[:, :width], self.cost[:, :width]
-        mean_score, mean_cost = np.nanmean(score, axis=0), np.nanmean(cost, axis=0)
-        for name, at in (("cheapest", int(mean_cost.argmin())), ("best single", self.best())):
+        mean_score, mean_cost = _mean(score), _mean(cost)
+        for name, at in (
+            ("cheapest", int(np.nanargmin(_mean(cost, empty=np.nan)))),
+            ("best single", self.best()),
+        ):
             yield Line(name, mean_cost[[at]], mean_score[[at]])
         static = np.broadcast_to(self.predictor.static_quality[:width], score.shape)
         spend = self.predictor.static_cost[:width] / self.predictor.reference
-        table = np.array(
-            [[p.mean() for p in self._take(static - price * spend)] for price in SWEEP]
-        )
-        yield Line("static table", table[:, 0], table[:, 1])
-        yield Line("random", np.array([np.nanmean(cost)]), np.array([np.nanmean(score)]))
+        table = [[p.mean() for p in self._take(static - price * spend)] for price in SWEEP]
+        yield Line("static table", *np.array(table).T)
+        both = ~(np.isnan(score) | np.isnan(cost))
+        yield Line("random", np.array([cost[both].mean()]), np.array([score[both].mean()]))
         top = np.nan_to_num(score, nan=-1.0)
         paid, gained = self._take(top - 1e-3 * np.nan_to_num(cost) / np.nanmax(cost))
         yield Line("oracle", np.array([paid.mean()]), np.array([gained.mean()]))
@@ -209,65 +169,33 @@ class Replay:
             self.micros[rows],
         )
 
-    def single(self, model: int) -> tuple[float, float]:
-        """Return mean cost and mean score of one model."""
-        return float(np.nanmean(self.cost[:, model])), float(np.nanmean(self.score[:, model]))
 
-
-def cost_share(line: Line, cost: float, score: float) -> float:
-    """Return the least cost on a line at a score of at least `score`, as a share of `cost`."""
-    reached = line.cost[line.score >= score - 1e-12]
-    return float(reached.min() / cost) if len(reached) else math.inf
-
-
-def aiq(line: Line, low: float, high: float) -> float:
-    """Return the mean height of a line's hull over costs from `low` to `high`.
-
-    Left of the hull's first point its score counts (nothing is given for costs not reached).
-    """
-    corners = hull(line.cost, line.score)
-    grid = np.linspace(low, high, 1001)
-    return float(np.interp(grid, line.cost[corners], line.score[corners]).mean())
-
-
-def apgr(advantage: Floats, weak: Floats, strong: Floats) -> float:
-    """Return the average performance gap recovered, 0.5 for a random order, nan without a gap.
-
-    Equal advantages share their places, so that a constant prediction is a random order.
-    """
-    order = np.argsort(-advantage, kind="stable")
-    ranked = advantage[order]
-    gain = (strong - weak)[order].astype(np.float64)
-    group = np.concatenate(([0], np.cumsum(np.diff(ranked) != 0)))
-    gain = (np.bincount(group, weights=gain) / np.bincount(group))[group]
-    total = gain.sum()
-    if len(gain) == 0 or total == 0:
-        return math.nan
-    recovered = np.concatenate(([0.0], np.cumsum(gain))) / total
-    return float((recovered[1:] + recovered[:-1]).mean() / 2)
+def _mean(cells: Floats, empty: float = 0.0) -> Floats:
+    """Return the mean of each column over what was measured."""
+    known = ~np.isnan(cells)
+    count = known.sum(axis=0)
+    total = np.where(known, cells, 0.0).sum(axis=0, dtype=np.float64)
+    return np.where(count > 0, total / np.maximum(count, 1), empty)
 
 
 @final
 @dataclass(frozen=True, slots=True, eq=False)
 class Report:
-    """An evaluation: figures over the splits, tasks, and the replays behind them."""
+    """An evaluation.
+
+    Attributes:
+        name: The data set.
+        measured: Share of queries and models of which a score is known.
+        figures: By name; what they are is in the documents.
+        tasks: By task.
+        replays: What is behind them, a split each.
+    """
 
     name: str
-    figures: tuple[Figure, ...]
+    measured: float
+    figures: Mapping[str, Figure]
     tasks: tuple[TaskFigure, ...]
     replays: tuple[Replay, ...]
-
-    def figure(self, name: str) -> Figure:
-        """Return a figure by name.
-
-        Raises:
-            KeyError: When there is none.
-
-        """
-        for figure in self.figures:
-            if figure.name == name:
-                return figure
-        raise KeyError(name)
 
 
 def evaluate(
@@ -276,7 +204,7 @@ def evaluate(
     splits: int = 5,
     cascades: int = 24,
     seed: int = 0,
-    progress: Callable[[float, str], object] | None = None,
+    progress: Progress | None = None,
 ) -> Report:
     """Evaluate routing on a data set.
 
@@ -287,59 +215,66 @@ def evaluate(
         seed: Of the splits and the fits.
         progress: Called with the share done and the name of the step that begins.
 
-    Returns:
-        Figures, by task too.
-
+    Raises:
+        ValueError: When there is too little in it to split, or not one cost.
     """
+    both = ~(np.isnan(data.grid.score) | np.isnan(data.grid.cost))
+    if len(np.unique(data.key[both.any(axis=1)])) < 10:
+        raise ValueError(
+            f"{data.name}: needs at least 10 queries with a score and a cost,"
+            f" got {int(both.any(axis=1).sum())}"
+        )
     replays: list[Replay] = []
     for number, (fit_on, held_out) in enumerate(data.splits(splits, seed=seed)):
         if progress is not None:
-            progress(number / splits, f"split {number + 1}")
+            progress(number / splits, f"split {number + 1} of {splits}")
         replays.append(Replay.of(data, fit_on, held_out, cascades, seed))
-    rows = [_figures(replay_) for replay_ in replays]
-    names = list(dict.fromkeys(name for row in rows for name, _ in row))
-    figures = tuple(
-        Figure(name, tuple(value for row in rows for other, value in row if other == name))
+    rows = [dict(_figures(replay_)) for replay_ in replays]
+    names = dict.fromkeys(name for row in rows for name in row)
+    figures = {
+        name: Figure(name, tuple(row[name] for row in rows if name in row and not isnan(row[name])))
         for name in names
+    }
+    return Report(
+        data.name,
+        float((~np.isnan(data.grid.score)).mean()),
+        {name: figure for name, figure in figures.items() if figure.values},
+        tuple(_by_task(replays)),
+        tuple(replays),
     )
-    return Report(data.name, figures, tuple(_by_task(replays)), tuple(replays))
 
 
-def _figures(replay_: Replay) -> list[tuple[str, float]]:
-    found: list[tuple[str, float]] = []
+def _figures(replay_: Replay) -> Iterator[tuple[str, float]]:
     singles, best = replay_.models, replay_.best()
     cost, score = replay_.single(best)
-    cheapest = min(replay_.single(model)[0] for model in range(singles))
+    cheapest = float(np.nanmin(_mean(replay_.cost[:, :singles], empty=np.nan)))
     variants: list[tuple[str, int | None]] = [("", singles)]
     if singles < len(replay_.predictor.choices):
         variants.append((" with cascades", None))
     for suffix, columns in variants:
         line = replay_.curve(columns)
-        found.append((f"cost share{suffix}", cost_share(line, cost, score)))
-        found.append((f"gain{suffix}", 100 * (float(line.score.max()) - score)))
-        found.append((f"AIQ{suffix}", aiq(line, cheapest, cost)))
-    chosen_cost, chosen = replay_.picked(replay_.predictor.recommended().price)
+        yield f"cost share{suffix}", cost_share(line, cost, score)
+        yield f"gain{suffix}", 100 * (float(line.score.max()) - score)
+        yield f"AIQ{suffix}", aiq(line, cheapest, cost)
+    chosen_cost, chosen = replay_.chosen()
     static_cost, static = replay_.single(replay_.static)
-    found.append(("chosen", 100 * (float(chosen.mean()) - static)))
-    found.append(("chosen over best", 100 * (float(chosen.mean()) - score)))
-    found.append(("chosen cost share", float(chosen_cost.mean()) / static_cost))
+    yield "chosen", 100 * (float(chosen.mean()) - static)
+    yield "chosen over best", 100 * (float(chosen.mean()) - score)
+    yield "chosen cost share", float(chosen_cost.mean()) / static_cost
     if singles == 2:
-        found += _gaps(replay_)
-    found.append(("p90 us", float(np.percentile(replay_.micros, 90))))
-    return found
+        yield from _gaps(replay_)
+    yield "p90 us", float(np.percentile(replay_.micros, 90))
 
 
-def _gaps(replay_: Replay) -> list[tuple[str, float]]:
+def _gaps(replay_: Replay) -> Iterator[tuple[str, float]]:
     weak, strong = sorted(range(2), key=lambda model: replay_.single(model)[1])
     advantage = replay_.quality[:, strong] - replay_.quality[:, weak]
     both = ~np.isnan(replay_.score[:, :2]).any(axis=1)
     families = np.array([task.partition("/")[0] for task in replay_.task])
-    found: list[tuple[str, float]] = []
     for name in ("", *sorted(set(families.tolist()))):
         rows = both if not name else both & (families == name)
         value = apgr(advantage[rows], replay_.score[rows, weak], replay_.score[rows, strong])
-        found.append((f"APGR {name}".strip(), value))
-    return found
+        yield f"APGR {name}".strip(), value
 
 
 def _by_task(replays: list[Replay]) -> Iterator[TaskFigure]:
@@ -348,47 +283,12 @@ def _by_task(replays: list[Replay]) -> Iterator[TaskFigure]:
         cells: list[Floats] = []
         for replay_ in replays:
             best = replay_.best()
-            known = ~np.isnan(replay_.score[:, : replay_.models]).any(axis=1)
+            known = ~(np.isnan(replay_.score[:, best]) | np.isnan(replay_.cost[:, best]))
             rows = (replay_.task == task) & known
-            part = replay_.only(rows).picked(replay_.predictor.recommended().price)
-            single = replay_.score[rows, best], replay_.cost[rows, best]
-            cells.append(np.stack([part[1], part[0], *single]))
+            cost, score = replay_.only(rows).chosen()
+            cells.append(
+                np.stack([score, cost, replay_.score[rows, best], replay_.cost[rows, best]])
+            )
         joined = np.concatenate(cells, axis=1)
         if joined.shape[1]:
-            means = joined.mean(axis=1).tolist()
-            yield TaskFigure(task, joined.shape[1], *means)
-
-
-def plot(report: Report, path: str | os.PathLike[str]) -> None:
-    """Draw quality against cost of a report's first split, with the reference lines.
-
-    Args:
-        report: From `evaluate`.
-        path: File to write; its ending says the format.
-
-    Raises:
-        ImportError: Without matplotlib.
-
-    """
-    from matplotlib.figure import Figure as Canvas  # noqa: PLC0415 - only where it is drawn
-
-    replay_ = report.replays[0]
-    canvas: Any = Canvas(figsize=(7, 4.5), layout="constrained")  # its stubs are partly untyped
-    axes = canvas.subplots()
-    curves = [("router, single models", replay_.models), ("router, with cascades", None)]
-    for label, columns in curves[: 2 if replay_.models < len(replay_.predictor.choices) else 1]:
-        line = replay_.curve(columns)
-        corners = np.argsort(line.cost, kind="stable")
-        axes.plot(line.cost[corners], line.score[corners], label=label)
-    for line in replay_.lines():
-        if len(line.cost) > 1:
-            corners = hull(line.cost, line.score)
-            axes.plot(line.cost[corners], line.score[corners], "--", label=line.name)
-        else:
-            axes.plot(line.cost, line.score, "o", label=line.name)
-    axes.set_xscale("log")
-    axes.set_xlabel("mean cost per query (USD)")
-    axes.set_ylabel("mean score")
-    axes.set_title(report.name)
-    axes.legend(fontsize="small")
-    canvas.savefig(path)
+            yield TaskFigure(task, joined.shape[1], *joined.mean(axis=1).tolist())

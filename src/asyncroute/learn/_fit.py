@@ -23,21 +23,21 @@ from typing import TYPE_CHECKING, TypeAlias, final
 
 import numpy as np
 
-from asyncroute.learn._features import BUCKETS, LinearMap
+from asyncroute.learn._features import BUCKETS, FEATURES, LinearMap
+from asyncroute.learn._prototypes import light_all
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Floats: TypeAlias = NDArray[np.floating]
 
-__all__ = ("PLACE", "Table", "Weights", "fit_weights", "light")
+__all__ = ("PLACE", "Fitted", "Table", "Weights", "blank", "fit_weights")
 
 PLACE = 16
 """Dimensions of a text's place, in which prototypes are neighbours."""
 QUALITY_FACTORS = 12
 COST_FACTORS = 4
 PROTOTYPES = 256
-NEAREST = 8
 GAP = 0.02
 """Quality below the cost-quality front at which a choice stops mattering for the fit."""
 DIRECTIONS = 256
@@ -71,7 +71,7 @@ class Weights:
         quality: Loadings, from quality factors (rows) to choices.
         cost: Loadings, from cost factors to choices, as a share of the mean cost.
         mean_quality: Static table: mean score per choice.
-        mean_cost: Mean cost per choice, USD.
+        mean_cost: Mean cost per choice, USD; 0 where it is not known.
         evidence: Fitted observations that lit each prototype.
 
     """
@@ -86,17 +86,40 @@ class Weights:
     evidence: Floats
 
 
-def light(cosines: Floats) -> Floats:
-    """Return how much each prototype (last axis) is lit: the nearest few, summing to one."""
-    lit = np.maximum(cosines, np.float32(1e-3))
-    if lit.shape[-1] > NEAREST:
-        edge = np.partition(lit, -NEAREST, axis=-1)[..., -NEAREST, None]
-        lit *= lit >= edge
-    square = lit * lit
-    lit = square * square
-    lit *= square  # to the 6th power, without pow()
-    lit /= lit.sum(axis=-1, keepdims=True)
-    return lit
+@final
+@dataclass(frozen=True, slots=True, eq=False)
+class Fitted:
+    """What a fit gives.
+
+    Attributes:
+        weights: For predictions.
+        quality: Leave-one-out predictions for each cell of the table: what the router would have
+            believed about a query it had not seen.
+        cost: The same, USD.
+    """
+
+    weights: Weights
+    quality: Floats
+    cost: Floats
+
+
+def blank(mean_quality: Floats) -> Weights:
+    """Return the weights of what was fitted to nothing: one prototype, and the static table."""
+    choices = len(mean_quality)
+
+    def zeros(*shape: int) -> Floats:
+        return np.zeros(shape, np.float32)
+
+    return Weights(
+        LinearMap.rounded(zeros(PLACE + 2, FEATURES), zeros(PLACE + 2)),
+        zeros(1, PLACE),
+        zeros(1, 2),
+        zeros(1, choices),
+        zeros(1, choices),
+        mean_quality.astype(np.float32),
+        zeros(choices),
+        zeros(1),
+    )
 
 
 def _directions(rows: Floats, rng: np.random.Generator) -> tuple[Floats, Floats]:
@@ -216,18 +239,20 @@ def _relevance(quality: Floats, cost: Floats) -> Floats:
     return (np.exp(-gap / GAP) + 0.1).astype(np.float32)
 
 
-def fit_weights(table: Table, mean_quality: Floats, seed: int) -> tuple[Weights, Floats, Floats]:
+def _mean_cost(cost: Floats) -> Floats:
+    """Return the mean of each column, 0 where nothing is known."""
+    known = ~np.isnan(cost)
+    total = np.where(known, cost, 0.0).sum(axis=0, dtype=np.float64)
+    return (total / np.maximum(known.sum(axis=0), 1)).astype(np.float32)
+
+
+def fit_weights(table: Table, mean_quality: Floats, seed: int) -> Fitted:
     """Fit a table.
 
     Args:
-        table: The outcomes; every column has a mean cost above zero.
+        table: The outcomes.
         mean_quality: Static quality per choice (mean scores, shrunk to configured ones).
         seed: Same table and seed, same weights.
-
-    Returns:
-        The weights, and leave-one-out predictions of quality and cost for each cell of the table:
-        what the router would have believed about a query it had not seen.
-
     """
     rng = np.random.default_rng(seed)
     grams, profile = table.features[:, :BUCKETS], table.features[:, BUCKETS:]
@@ -243,7 +268,7 @@ def fit_weights(table: Table, mean_quality: Floats, seed: int) -> tuple[Weights,
 
     place = min(PLACE, basis.shape[1])
     centres = _prototypes(_unit(projected[:, :place]), rng)
-    lit = light(_unit(projected[:, :place]) @ centres.T)
+    lit = light_all(_unit(projected[:, :place]) @ centres.T)
     lit_mean = lit.mean(axis=0)
     lit_power = max(float(((lit - lit_mean) ** 2).sum(axis=1).mean()), 1e-9)
     lit_scale = np.float32(np.sqrt(PROTOTYPE_WEIGHT / lit_power))
@@ -251,11 +276,12 @@ def fit_weights(table: Table, mean_quality: Floats, seed: int) -> tuple[Weights,
     design = _Design.of(
         np.hstack([projected, shaped * np.float32(shape_scale), (lit - lit_mean) * lit_scale])
     )
-    mean_cost = np.nanmean(table.cost, axis=0).astype(np.float32)
-    matters = _relevance(mean_quality, mean_cost)
+    mean_cost = _mean_cost(table.cost)
+    matters = _relevance(mean_quality, np.where(mean_cost > 0, mean_cost, mean_cost.max()))
     quality = _factors(design, table.score - mean_quality, matters, QUALITY_FACTORS)
-    share = np.minimum(table.cost / mean_cost, COST_CLIP)
-    cost = _factors(design, share - np.nanmean(share, axis=0), matters, COST_FACTORS)
+    share = table.cost / np.where(mean_cost > 0, mean_cost, np.nan)
+    share = np.minimum(share, np.float32(COST_CLIP))
+    cost = _factors(design, share - _mean_cost(share), matters, COST_FACTORS)
 
     factors = np.hstack([quality.coefficients, cost.coefficients])
     first, second = basis.shape[1], basis.shape[1] + profile.shape[1]
@@ -280,4 +306,4 @@ def fit_weights(table: Table, mean_quality: Floats, seed: int) -> tuple[Weights,
         mean_cost,
         lit.sum(axis=0).astype(np.float32),
     )
-    return weights, mean_quality + quality.left_out, mean_cost * (1 + cost.left_out)
+    return Fitted(weights, mean_quality + quality.left_out, mean_cost * (1 + cost.left_out))

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias, final
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias, final
 
 import numpy as np
 
 if TYPE_CHECKING:
-    import random
-
     from numpy.typing import NDArray
 
     Floats: TypeAlias = NDArray[np.floating]
@@ -22,32 +20,16 @@ PRICES = (0.0, *(float(p) for p in np.geomspace(1e-3, 10.0, 40)), 1e6)
 """Prices for which a fit keeps what they would have led to, see `QualityPredictor.curve`."""
 
 
-@final
-@dataclass(frozen=True, slots=True, eq=False)
-class Forecast:
+class Forecast(NamedTuple):
     """What is expected of each choice on one query.
 
     Attributes:
         quality: Expected score, 0 to 1.
-        cost: Expected cost, USD.
-        evidence: Observations like this one behind each quality; few mean doubt.
-
+        cost: Expected cost, USD; 0 where it is not known.
     """
 
     quality: Floats
     cost: Floats
-    evidence: Floats
-
-    def drawn(self, rng: random.Random) -> Forecast:
-        """Return a forecast with plausible instead of expected qualities (Thompson sampling).
-
-        Choosing the best of a draw tries a choice as often as it may be the best one. The deviation
-        is that of a Beta belief with this mean and `evidence` observations.
-        """
-        spread = np.sqrt(self.quality * (1 - self.quality) / (self.evidence + PRIOR + 1))
-        noise = np.array([rng.gauss(0.0, 1.0) for _ in spread], np.float32)
-        quality = np.clip(self.quality + spread * noise, 0.0, 1.0)
-        return Forecast(quality, self.cost, self.evidence)
 
 
 @final
@@ -59,7 +41,6 @@ class Point:
         price: See `choose`.
         cost: Mean cost per query, USD.
         quality: Mean score.
-
     """
 
     price: float
@@ -75,7 +56,6 @@ def choose(forecast: Forecast, price: float, reference: float) -> int:
         price: Quality one would give up to save `reference`: 0 is the best at any cost, a large
             number the cheapest.
         reference: Cost of an average query on the model that is best on average, USD.
-
     """
     return int((forecast.quality - forecast.cost * np.float32(price / reference)).argmax())
 
@@ -85,9 +65,7 @@ def price_of(knob: float) -> float:
 
     Raises:
         ValueError: For a knob outside [0, 1].
-
     """
     if not 0.0 <= knob <= 1.0:
-        msg = f"knob must be from 0 to 1, got {knob!r}"
-        raise ValueError(msg)
+        raise ValueError(f"knob must be from 0 to 1, got {knob!r}")
     return min(0.1 * (1.0 - knob) / knob, PRICES[-1]) if knob else PRICES[-1]

@@ -2,85 +2,91 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias, final
+from math import inf, nan
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias, final
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable, Sequence
-
     from numpy.typing import NDArray
+
+    from asyncroute._protocols import Agree
 
     Floats: TypeAlias = NDArray[np.floating]
 
 __all__ = ("Grid", "Outcome")
 
 
-@final
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """How one model did on one query.
+class Outcome(NamedTuple):
+    """How one model did on one query; a plain tuple in this order will do as well.
 
     Attributes:
         query: The text a router would see.
         model: Who answered.
         score: From 0 (wrong) to 1 (right); None when not measured.
         cost: What the answer cost, USD; None when not known.
-        answer: Anything that equals the answer of another model when the two agree; None when there
-            is none, which agrees with nothing. Cascades are learned where answers are given.
-
+        answer: What was answered; None when there is no answer, which agrees with nothing. Cascades
+            are learned where answers are given.
     """
 
     query: str
     model: str
     score: float | None
-    cost: float | None
+    cost: float | None = None
     answer: Hashable = None
 
 
 @final
 @dataclass(frozen=True, slots=True, eq=False)
 class Grid:
-    """Outcomes as a table: a row per query, a column per model, nan where nothing is known."""
+    """Outcomes as a table: a row per query, a column per model, nan where nothing is known.
 
-    queries: list[str]
+    Equal numbers in a row of `answers` are answers that say the same.
+    """
+
+    queries: Sequence[str]
     models: tuple[str, ...]
     score: Floats
     cost: Floats
     answers: Floats
 
     @classmethod
-    def of(cls, outcomes: Iterable[Outcome], models: Sequence[str] = ()) -> Grid:
+    def of(
+        cls,
+        outcomes: Iterable[Outcome | tuple[str, str, float | None, float | None]],
+        models: Iterable[str] = (),
+        agree: Agree | None = None,
+    ) -> Grid:
         """Gather outcomes; of several for one query and model the last counts.
 
         Args:
             outcomes: In any order.
             models: Models to have first, in this order, also when no outcome names them.
+            agree: Whether two answers say the same; None for equality.
 
         Raises:
             ValueError: For a score outside [0, 1] or a cost below 0 or not finite.
-
         """
         rows: dict[str, int] = {}
         columns = {name: index for index, name in enumerate(models)}
-        labels: list[dict[Hashable, int]] = []
+        given: list[list[Hashable]] = []
         cells: dict[tuple[int, int], tuple[float, float, float]] = {}
         for outcome in outcomes:
-            _check(outcome)
-            row = rows.setdefault(outcome.query, len(rows))
-            column = columns.setdefault(outcome.model, len(columns))
-            if row == len(labels):
-                labels.append({})
-            label = (
-                float("nan")
-                if outcome.answer is None
-                else labels[row].setdefault(outcome.answer, len(labels[row]))
+            known = outcome if isinstance(outcome, Outcome) else Outcome(*outcome)
+            query, model, score, cost, answer = _checked(known)
+            row = rows.setdefault(query, len(rows))
+            column = columns.setdefault(model, len(columns))
+            if row == len(given):
+                given.append([])
+            label = nan if answer is None else _label(given[row], answer, agree)
+            cells[row, column] = (
+                nan if score is None else score,
+                nan if cost is None else cost,
+                label,
             )
-            score = float("nan") if outcome.score is None else outcome.score
-            cost = float("nan") if outcome.cost is None else outcome.cost
-            cells[row, column] = (score, cost, label)
-        table = np.full((3, len(rows), len(columns)), np.nan)
+        table = np.full((3, len(rows), len(columns)), nan)
         if cells:
             where = np.array(list(cells), dtype=np.intp)
             table[:, where[:, 0], where[:, 1]] = np.array(list(cells.values())).T
@@ -96,10 +102,22 @@ class Grid:
         return Grid(queries, self.models, self.score[rows], self.cost[rows], self.answers[rows])
 
 
-def _check(outcome: Outcome) -> None:
+def _label(given: list[Hashable], answer: Hashable, agree: Agree | None) -> int:
+    """Return the number of the first answer that says the same; `given` holds one of each."""
+    for number, other in enumerate(given):
+        if answer == other or (agree is not None and agree(str(other), str(answer))):
+            return number
+    given.append(answer)
+    return len(given) - 1
+
+
+def _checked(outcome: Outcome) -> Outcome:
     if outcome.score is not None and not 0.0 <= outcome.score <= 1.0:
-        msg = f"score must be from 0 to 1, got {outcome.score!r} for model {outcome.model!r}"
-        raise ValueError(msg)
-    if outcome.cost is not None and not 0.0 <= outcome.cost < float("inf"):
-        msg = f"cost must be finite and at least 0, got {outcome.cost!r} for {outcome.model!r}"
-        raise ValueError(msg)
+        raise ValueError(
+            f"score must be from 0 to 1, got {outcome.score!r} for model {outcome.model!r}"
+        )
+    if outcome.cost is not None and not 0.0 <= outcome.cost < inf:
+        raise ValueError(
+            f"cost must be finite and at least 0, got {outcome.cost!r} for {outcome.model!r}"
+        )
+    return outcome

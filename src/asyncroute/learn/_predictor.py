@@ -1,43 +1,52 @@
-"""From the text of a query to the expected quality and cost of every choice, learning on the way.
-
-The fitted part (see `_fit`) never changes; what is observed while serving is kept as a small table
-of corrections per prototype and model, with decay. numpy is needed (extra `learn`).
-"""
+"""Who will be right on a query, and at what cost: fitted once, corrected while serving."""
 
 from __future__ import annotations
 
-import math
-from typing import TYPE_CHECKING, TypeAlias, final
+from contextlib import nullcontext
+from math import inf, sqrt
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias, final
 
 import numpy as np
 
 from asyncroute.learn._cascade import propose, replay
-from asyncroute.learn._codec import read_file, write_file
 from asyncroute.learn._corrections import Corrections
 from asyncroute.learn._features import FEATURES, feature_matrix, features
-from asyncroute.learn._fit import PLACE, Table, Weights, fit_weights, light
+from asyncroute.learn._fit import PLACE, Table, Weights, blank, fit_weights
 from asyncroute.learn._forecast import PRICES, PRIOR, Forecast, Point
 from asyncroute.learn._outcomes import Grid, Outcome
-from asyncroute.learn._storage import Saved, decode, encode
+from asyncroute.learn._progress import Progress, progress_bar
+from asyncroute.learn._prototypes import Lit, light
+from asyncroute.learn._storage import Saved, decode, encode, read_file, write_file
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    import random
+    from collections.abc import Iterable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
+    from asyncroute._protocols import Agree
+
     Floats: TypeAlias = NDArray[np.floating]
 
-__all__ = ("QualityPredictor",)
+__all__ = ("QualityPredictor", "Reading")
 
 ROWS = 12_000
 """Queries used for the fit at most; more of them are sampled. Bounds memory to about 1 GB."""
 KEPT = 0.75
 """Share of the possible gain the recommended price keeps; the rest is given up to save."""
 HALF_LIFE = 7 * 86_400.0
+"""Seconds after which an outcome observed while serving counts half."""
 _ZERO, _ONE = np.float32(0), np.float32(1)
 _LEAST_COST = np.float32(0.1)
 """No query is predicted to cost less than this share of the choice's mean."""
+
+
+class Reading(NamedTuple):
+    """What was made of a text: the prototypes it lights, and its factors."""
+
+    lit: Lit
+    factors: Floats
 
 
 @final
@@ -45,114 +54,116 @@ class QualityPredictor:
     """Predicts per query how good each model (and cascade of models) will be, and at what cost.
 
     Make one with `fit` or `load`. Models come first among the choices, in their order; cascades,
-    tuples of more than one model, follow. Not thread-safe; every method is synchronous and short
-    but `fit`.
+    tuples of more than one model, follow. Belongs to one thread; every method is synchronous, and
+    all but `fit`, `save` and `load` are short.
+
+    Attributes:
+        models: Names of the models.
+        columns: The index of each model.
+        choices: Indices of the models of each choice.
+        curve: What each price would have led to with single models; the same with cascades in
+            `curve_with_cascades`.
+        reference: Cost of an average query on the model that is best on average, USD; 0 where no
+            cost is known.
+        half_life: Seconds after which an outcome observed while serving counts half.
     """
 
     __slots__ = (
+        "_answered",
         "_buffer",
-        "_corrections",
         "_coverage",
         "_dense",
-        "_fitted",
         "_loadings",
         "_members",
+        "_ratings",
         "_weights",
         "choices",
+        "columns",
         "curve",
+        "curve_with_cascades",
         "half_life",
         "models",
         "reference",
     )
 
-    def __init__(
-        self,
-        models: Sequence[str],
-        cascades: Sequence[tuple[int, ...]],
-        weights: Weights,
-        curve: Sequence[Point] = (),
-        coverage: Floats | None = None,
-        half_life: float = HALF_LIFE,
-    ) -> None:
-        """Wrap fitted weights; use `fit` or `load` instead.
-
-        Args:
-            models: Names, in the order of the weights' first columns.
-            cascades: Model indices of the weights' other columns.
-            weights: What `fit_weights` returned.
-            curve: See `Point`.
-            coverage: Share of the fitted queries each model was measured on.
-            half_life: Seconds after which an online observation counts half.
-
-        """
-        self.models: tuple[str, ...] = tuple(models)
-        self.choices: tuple[tuple[int, ...], ...] = (
-            *((model,) for model in range(len(models))),
-            *cascades,
-        )
-        self.curve = tuple(curve)
-        self.half_life = half_life
-        self._weights = weights
-        self._coverage = np.ones(len(models), np.float32) if coverage is None else coverage
-        self._dense = weights.map.dense()
+    def __init__(self, saved: Saved) -> None:
+        """Wrap what was fitted or saved; use `fit` or `load` instead."""
+        self.models: tuple[str, ...] = saved.models
+        self.curve = saved.curve
+        self.curve_with_cascades = saved.curve_with_cascades
+        self.half_life = saved.half_life
+        self._weights = saved.weights
+        self._coverage = saved.coverage
+        self._dense = saved.weights.map.dense()
         self._buffer = np.empty(FEATURES, np.float32)
-        best = int(weights.mean_quality[: len(models)].argmax())
-        self.reference = max(float(weights.mean_cost[best]), 1e-12)
-        self._index()
-        self._corrections = Corrections(len(weights.centres), len(self.models))
+        self._ratings = Corrections(*saved.ratings)
+        self._answered = Corrections(*saved.answered)
+        self._index(saved.cascades)
 
-    def _index(self) -> None:
+    def _index(self, cascades: Sequence[tuple[int, ...]]) -> None:
         """Derive what depends on the list of choices."""
-        weights = self._weights
-        self._loadings = np.zeros(
-            (weights.lift.shape[1], 2 * len(self.choices)), np.float32
-        )  # both at once: one product gives quality and cost
-        split = len(weights.quality)
-        self._loadings[:split, : len(self.choices)] = weights.quality
-        self._loadings[split:, len(self.choices) :] = weights.cost
-        self._members = np.zeros((len(self.choices), len(self.models)), np.float32)
-        for row, choice in zip(self._members, self.choices, strict=True):
-            row[list(choice)] = 1 / len(choice)
-        self._fitted = self._members @ self._coverage
+        weights, models = self._weights, len(self.models)
+        self.choices: tuple[tuple[int, ...], ...] = (*((m,) for m in range(models)), *cascades)
+        self.columns = {name: column for column, name in enumerate(self.models)}
+        best = int(weights.mean_quality[:models].argmax())
+        self.reference = float(weights.mean_cost[best]) or float(weights.mean_cost.max())
+        # Both at once: one product gives quality and cost.
+        count, split = len(self.choices), len(weights.quality)
+        self._loadings = np.zeros((weights.lift.shape[1], 2 * count), np.float32)
+        self._loadings[:split, :count] = weights.quality
+        self._loadings[split:, count:] = weights.cost
+        self._members = np.zeros((models, count), np.float32)
+        for column, choice in enumerate(self.choices):
+            self._members[list(choice), column] = 1 / len(choice)
 
     def __repr__(self) -> str:
         cascades = len(self.choices) - len(self.models)
         return (
             f"<QualityPredictor models={len(self.models)} cascades={cascades}"
-            f" prototypes={len(self._weights.centres)} updates={self._corrections.updates}>"
+            f" prototypes={len(self._weights.centres)} updates={self.updates}>"
         )
+
+    # Fitting
 
     @classmethod
     def fit(
         cls,
-        outcomes: Iterable[Outcome],
+        outcomes: Iterable[Outcome | tuple[str, str, float | None, float | None]],
         *,
         quality: Mapping[str, float] | None = None,
         cascades: int = 24,
+        agree: Agree | None = None,
+        half_life: float = HALF_LIFE,
         seed: int = 0,
-        progress: Callable[[float, str], object] | None = None,
+        progress: Progress | None = None,
     ) -> QualityPredictor:
-        """Fit outcomes; seconds for ten thousand queries.
+        """Fit outcomes: seconds for ten thousand queries, in which nothing else runs.
 
         Args:
-            outcomes: In any order, with any gaps.
-            quality: Configured qualities, which count as `PRIOR` observations each; models named
-                here come first, and may be without outcomes.
-            cascades: How many cascades to offer at most; they need outcomes with answers.
+            outcomes: (query, model, score, cost) and, for cascades, the answer; in any order, with
+                any gaps.
+            quality: Configured qualities, which count as `PRIOR` observations each. Models named
+                here come first, and need no outcomes.
+            cascades: How many cascades to learn at most; they need outcomes with answers.
+            agree: Whether two answers say the same; None for equality.
+            half_life: Seconds after which an outcome observed while serving counts half.
             seed: Same outcomes and seed, same predictor.
-            progress: Called with the share done and the name of the stage that begins.
+            progress: Called with the share done and the name of the stage that begins; by default
+                a bar on a terminal, where rich is installed.
 
         Raises:
-            ValueError: Without a single score, or for an outcome out of range.
-
+            ValueError: Without a score and without a configured quality, or for an outcome or a
+                quality out of range.
         """
-        report = progress or _silent
-        report(0.0, "reading outcomes")
+        if not 0.0 < half_life < inf:
+            raise ValueError(f"half_life must be above 0 seconds and finite, got {half_life!r}")
         configured = dict(quality or {})
-        grid = Grid.of(outcomes, tuple(configured))
-        if not (~np.isnan(grid.score)).any():
-            raise ValueError("fit needs at least one outcome with a score, got none")
-        return cls.of_grid(grid, configured, cascades, seed, report)
+        for name, value in configured.items():
+            _check_quality(name, value)
+        with nullcontext(progress) if progress is not None else progress_bar() as report:
+            report(0.0, "reading outcomes")
+            grid = Grid.of(outcomes, configured, agree)
+            return cls.of_grid(grid, configured, cascades, seed, report, half_life)
 
     @classmethod
     def of_grid(
@@ -161,9 +172,13 @@ class QualityPredictor:
         quality: Mapping[str, float],
         cascades: int,
         seed: int,
-        report: Callable[[float, str], object],
+        report: Progress,
+        half_life: float = HALF_LIFE,
     ) -> QualityPredictor:
         """Fit a grid, see `fit`."""
+        known = ~np.isnan(grid.score)
+        if not known.any():
+            return cls._unfitted(grid.models, quality, half_life)
         if len(grid) > ROWS:
             rng = np.random.default_rng(seed)
             grid = grid.take(np.sort(rng.choice(len(grid), ROWS, replace=False)))
@@ -176,21 +191,40 @@ class QualityPredictor:
             for c in offered
         ]
         score = np.hstack([part[0] for part in parts]).astype(np.float32)
-        cost = _complete(np.hstack([part[1] for part in parts])).astype(np.float32)
+        cost = np.hstack([part[1] for part in parts]).astype(np.float32)
         known = ~np.isnan(score)
         overall = float(score[known].mean())
         start = [quality.get(name, overall) for name in grid.models] + [overall] * len(offered)
-        prior = np.array(start, np.float32)
-        total = np.where(known, score, 0).sum(axis=0) + PRIOR * prior
+        total = np.where(known, score, 0).sum(axis=0) + PRIOR * np.array(start, np.float32)
         mean_quality = (total / (known.sum(axis=0) + PRIOR)).astype(np.float32)
         table = Table(texts, score, cost)
-        weights, left_quality, left_cost = fit_weights(table, mean_quality, seed)
+        fitted = fit_weights(table, mean_quality, seed)
         report(0.95, "replaying")
-        coverage = known[:, : len(grid.models)].mean(axis=0).astype(np.float32)
-        made = cls(grid.models, offered, weights, coverage=coverage)
-        made.curve = _curve(table, left_quality, left_cost, made.reference)
+        singles = len(grid.models)
+        coverage = known[:, :singles].mean(axis=0).astype(np.float32)
+        made = cls(Saved.fresh(grid.models, offered, fitted.weights, coverage, half_life))
+        if made.reference:
+            left_out = Forecast(fitted.quality, fitted.cost)
+            made.curve = _curve(table, left_out, made.reference, singles)
+            made.curve_with_cascades = _curve(table, left_out, made.reference, None)
         report(1.0, "done")
         return made
+
+    @classmethod
+    def _unfitted(
+        cls, models: tuple[str, ...], quality: Mapping[str, float], half_life: float
+    ) -> QualityPredictor:
+        missing = [name for name in models if name not in quality]
+        if missing or not models:
+            raise ValueError(
+                "fit needs an outcome with a score, or the quality of every model; got none"
+                + (f" for {missing[0]!r}" if missing else "")
+            )
+        weights = blank(np.array([quality[name] for name in models], np.float32))
+        coverage = np.zeros(len(models), np.float32)
+        return cls(Saved.fresh(models, [], weights, coverage, half_life))
+
+    # Predicting
 
     @property
     def static_quality(self) -> Floats:
@@ -199,71 +233,123 @@ class QualityPredictor:
 
     @property
     def static_cost(self) -> Floats:
-        """Mean cost of each choice over all fitted queries, USD."""
+        """Mean cost of each choice over all fitted queries, USD; 0 where it is not known."""
         return self._weights.mean_cost
+
+    @property
+    def updates(self) -> int:
+        """How many outcomes were taken in while serving."""
+        return self._ratings.updates + self._answered.updates
 
     def predict(self, text: str) -> Floats:
         """Return the expected quality of each model, in the order of `models`."""
         return self.forecast(text).quality[: len(self.models)]
 
-    def forecast(self, text: str) -> Forecast:
-        """Return expected quality, cost and evidence for each choice."""
+    def read(self, text: str) -> Reading:
+        """Return what a forecast needs of a text."""
+        weights = self._weights
+        vector = self._dense @ features(text, self._buffer)
+        vector += weights.map.bias
+        place = vector[:PLACE]
+        cosines = weights.centres @ place
+        cosines /= max(sqrt(float(place @ place)), 1e-9)
+        lit = light(cosines)
+        return Reading(lit, vector[PLACE:] + lit.shares @ weights.lift[lit.rows])
+
+    def forecast(self, text: str | Reading) -> Forecast:
+        """Return expected quality and cost for each choice.
+
+        Args:
+            text: The query, or what `read` made of it.
+        """
+        reading = self.read(text) if isinstance(text, str) else text
         weights, count = self._weights, len(self.choices)
-        lit, factors = self._read(text)
-        both = factors @ self._loadings
+        both = reading.factors @ self._loadings
         quality = both[:count] + weights.mean_quality
         cost = both[count:]
         cost += _ONE
         np.maximum(cost, _LEAST_COST, out=cost)
         cost *= weights.mean_cost
-        evidence = (lit @ weights.evidence) * self._fitted
-        if self._corrections.updates:
-            shift, seen = self._corrections.observed(lit)
-            quality += self._members @ shift
-            evidence += self._members @ seen
+        if self._ratings.updates:
+            quality += self._ratings.observed(reading.lit)[0] @ self._members
+        if self._answered.updates:
+            quality *= _ONE + self._answered.observed(reading.lit)[0] @ self._members
         np.minimum(np.maximum(quality, _ZERO, out=quality), _ONE, out=quality)
-        return Forecast(quality, cost, evidence)
+        return Forecast(quality, cost)
 
-    def _read(self, text: str) -> tuple[Floats, Floats]:
-        """Return which prototypes a text lights, and its factors."""
-        weights = self._weights
-        vector = self._dense @ features(text, self._buffer)
-        vector += weights.map.bias
-        place = vector[:PLACE]
-        place /= max(math.sqrt(float(place @ place)), 1e-9)
-        lit = light(weights.centres @ place)
-        return lit, vector[PLACE:] + lit @ weights.lift
+    def drawn(self, reading: Reading, forecast: Forecast, rng: random.Random) -> Forecast:
+        """Return a forecast with plausible instead of expected qualities (Thompson sampling).
 
-    def update(self, text: str, model: str, score: float, now: float) -> None:
-        """Learn from one outcome while serving; what was seen before decays.
+        Choosing the best of a draw tries a choice as often as it may be the best one. The deviation
+        is that of a Beta belief with this mean and as many observations as are like this query.
+        """
+        lit = reading.lit
+        evidence = float(lit.shares @ self._weights.evidence[lit.rows]) * self._coverage
+        evidence = (evidence + self._ratings.observed(lit)[1]) @ self._members
+        quality = forecast.quality
+        spread = np.sqrt(quality * (1 - quality) / (evidence + PRIOR + 1))
+        noise = np.array([rng.gauss(0.0, 1.0) for _ in spread], np.float32)
+        return Forecast(np.clip(quality + spread * noise, 0.0, 1.0), forecast.cost)
+
+    def recommended(self, *, with_cascades: bool = False) -> Point:
+        """Return the point of the curve to start from.
+
+        It is the cheapest one that keeps at least `KEPT` of what the best point gains over the best
+        single model (and never falls below that model) in predictions of unseen queries. Without
+        any known cost it is the best quality.
+        """
+        curve = self.curve_with_cascades if with_cascades else self.curve
+        static = float(self._weights.mean_quality[: len(self.models)].max())
+        if not curve:
+            return Point(0.0, 0.0, static)
+        top = max(curve, key=lambda point: point.quality)
+        wanted = min(static + KEPT * max(top.quality - static, 0.0), top.quality)
+        return min((point for point in curve if point.quality >= wanted), key=lambda p: p.cost)
+
+    # Learning while serving
+
+    def update(self, text: str | Reading, model: str, score: float, now: float) -> None:
+        """Learn from the rating of an answer; what was seen before decays.
 
         Args:
-            text: The query.
+            text: The query, or what `read` made of it.
             model: Who answered it.
             score: 0 to 1.
             now: Seconds on any steady clock; going back is taken as no time passed.
 
         Raises:
             ValueError: For an unknown model, or a score outside [0, 1].
-
         """
-        column = self._column(model)
+        column = self._known(model)
         if not 0.0 <= score <= 1.0:
-            msg = f"score must be from 0 to 1, got {score!r} for model {model!r}"
-            raise ValueError(msg)
-        lit, factors = self._read(text)
-        expected = float(factors @ self._loadings[:, column])
+            raise ValueError(f"score must be from 0 to 1, got {score!r} for model {model!r}")
+        reading = self.read(text) if isinstance(text, str) else text
+        expected = float(reading.factors @ self._loadings[:, column])
         expected += float(self._weights.mean_quality[column])
         surprise = score - min(max(expected, 0.0), 1.0)
-        self._corrections.add(lit, column, surprise, now, self.half_life)
+        self._ratings.add(reading.lit, column, surprise, now, self.half_life)
 
-    def _column(self, model: str) -> int:
-        if model not in self.models:
-            msg = f"model must be one of {', '.join(self.models)}, got {model!r}"
-            raise ValueError(msg)
-        return self.models.index(model)
+    def update_answered(
+        self, text: str | Reading, model: str, is_answered: bool, now: float
+    ) -> None:
+        """Learn whether a model had an answer at all: not a refusal, not one to be turned down.
 
-    def add(self, model: str, quality: float, cost: float) -> None:
+        The share of queries like this one that it answers multiplies its expected quality.
+
+        Raises:
+            ValueError: For an unknown model.
+        """
+        column = self._known(model)
+        reading = self.read(text) if isinstance(text, str) else text
+        self._answered.add(reading.lit, column, float(is_answered) - 1.0, now, self.half_life)
+
+    def _known(self, model: str) -> int:
+        column = self.columns.get(model)
+        if column is None:
+            raise ValueError(f"model must be one of {', '.join(self.models)}, got {model!r}")
+        return column
+
+    def add(self, model: str, quality: float, cost: float = 0.0) -> None:
         """Add a model without outcomes.
 
         It starts from a configured quality, and finds hard what the others find hard: its loadings
@@ -272,18 +358,16 @@ class QualityPredictor:
         Args:
             model: A new name.
             quality: Expected score, 0 to 1.
-            cost: Expected cost of an average query, USD.
+            cost: Expected cost of an average query, USD; 0 where it is not known.
 
         Raises:
             ValueError: For a known name, or a quality or cost out of range.
-
         """
         if model in self.models:
-            msg = f"model must be new, got {model!r}"
-            raise ValueError(msg)
-        if not (0.0 <= quality <= 1.0 and 0.0 <= cost < math.inf):
-            msg = f"quality must be 0 to 1 and cost at least 0, got {quality!r} and {cost!r}"
-            raise ValueError(msg)
+            raise ValueError(f"model must be new, got {model!r}")
+        _check_quality(model, quality)
+        if not 0.0 <= cost < inf:
+            raise ValueError(f"cost must be at least 0 and finite, got {cost!r}")
         at, old = len(self.models), self._weights
 
         def widened(loadings: Floats) -> Floats:
@@ -300,53 +384,31 @@ class QualityPredictor:
             old.evidence,
         )
         self.models = (*self.models, model)
-        self.choices = (*self.choices[:at], (at,), *self.choices[at:])
         self._coverage = np.append(self._coverage, np.float32(0))
-        self._corrections.widen()
-        self._index()
+        self._ratings = self._ratings.widened()
+        self._answered = self._answered.widened()
+        self._index(self.choices[at:])
 
-    def recommended(self) -> Point:
-        """Return the point of `curve` to start from.
-
-        It is the cheapest one that keeps at least `KEPT` of what the best point gains over the best
-        single model (and never falls below that model) in predictions of unseen queries.
-        """
-        static = float(self._weights.mean_quality[: len(self.models)].max())
-        top = max(self.curve, key=lambda point: point.quality)
-        wanted = min(static + KEPT * max(top.quality - static, 0.0), top.quality)
-        return min((point for point in self.curve if point.quality >= wanted), key=lambda p: p.cost)
-
-    def state(self) -> bytes:
-        """Return what was learned online, for `restore`; a few tens of KB."""
-        return self._corrections.packed(self.models)
-
-    def restore(self, state: bytes, now: float) -> None:
-        """Take over what `state` returned; models it does not know start without observations.
-
-        Raises:
-            WeightsError: When it is not such a state, or is of another number of prototypes; the
-                predictor is then as before.
-
-        """
-        prototypes = len(self._weights.centres)
-        self._corrections = Corrections.unpacked(state, prototypes, self.models, now)
+    # Files
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the fitted weights, under 300 KB, replacing the file at once or not at all.
+        """Write weights and what was learned while serving, under 300 KB.
 
-        What was learned online is not in it, see `state`.
+        The file is replaced at once or not at all.
 
         Raises:
             OSError: When the file cannot be written.
-
         """
         saved = Saved(
             self.models,
             self.choices[len(self.models) :],
             self._weights,
             self.curve,
+            self.curve_with_cascades,
             self._coverage,
             self.half_life,
+            (self._ratings.counts, self._ratings.sums),
+            (self._answered.counts, self._answered.sums),
         )
         write_file(path, encode(saved))
 
@@ -354,43 +416,33 @@ class QualityPredictor:
     def load(cls, path: str | os.PathLike[str]) -> QualityPredictor:
         """Read what `save` wrote. Nothing in the file is executed.
 
+        No time passes between the two for what was learned while serving: clocks of two processes
+        have nothing in common.
+
         Raises:
             WeightsError: When the file is not such a file, is damaged, or of another version.
             OSError: When it cannot be read.
-
         """
-        saved = decode(read_file(path))
-        return cls(
-            saved.models,
-            saved.cascades,
-            saved.weights,
-            saved.curve,
-            saved.coverage,
-            saved.half_life,
-        )
+        return cls(decode(read_file(path)))
 
 
-def _silent(share: float, stage: str) -> None:
-    """Report nothing."""
-    del share, stage
+def _check_quality(model: str, quality: float) -> None:
+    if not 0.0 <= quality <= 1.0:
+        raise ValueError(f"quality must be 0 to 1, got {quality!r} for {model!r}")
 
 
-def _complete(cost: NDArray[np.floating]) -> NDArray[np.floating]:
-    """Return costs such that each column has a mean above zero, also where none is known."""
-    known = cost[~np.isnan(cost)]
-    usual = max(float(known.mean()), 1e-12) if known.size else 1e-6
-    empty = ~(np.nan_to_num(cost) > 0).any(axis=0)
-    return np.where(empty, usual, cost)
-
-
-def _curve(table: Table, quality: Floats, cost: Floats, reference: float) -> tuple[Point, ...]:
+def _curve(
+    table: Table, left_out: Forecast, reference: float, columns: int | None
+) -> tuple[Point, ...]:
     """Replay the fitted queries, each on predictions made without it, for all of `PRICES`."""
-    usable = ~(np.isnan(table.score) | np.isnan(table.cost))
+    score, cost = table.score[:, :columns], table.cost[:, :columns]
+    usable = ~(np.isnan(score) | np.isnan(cost))
     rows = np.flatnonzero(usable.any(axis=1))
     points: list[Point] = []
-    for price in PRICES:
-        worth = np.where(usable, quality - cost * np.float32(price / reference), -np.inf)
-        picked = worth.argmax(axis=1)[rows]
-        spent, gained = table.cost[rows, picked].mean(), table.score[rows, picked].mean()
-        points.append(Point(price, float(spent), float(gained)))
+    for price in PRICES if len(rows) else ():
+        worth = left_out.quality - left_out.cost * np.float32(price / reference)
+        picked = np.where(usable, worth[:, :columns], -np.inf).argmax(axis=1)[rows]
+        points.append(
+            Point(price, float(cost[rows, picked].mean()), float(score[rows, picked].mean()))
+        )
     return tuple(points)

@@ -2,121 +2,338 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import random
-from collections.abc import Sequence
-from math import inf
-from typing import TYPE_CHECKING, final
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, TypeAlias, final
 
-from asyncroute.learn._cascade import same_text
-from asyncroute.learn._forecast import price_of
-from asyncroute._protocols import Candidate, Plan, Ranking
+from asyncroute._errors import ConfigurationError
+from asyncroute._protocols import Candidate, Ranking
+from asyncroute._selectors._scored import ranked
+from asyncroute.learn._asked import text_of
+from asyncroute.learn._controller import Budget, Controller, Knob, TargetCost
+from asyncroute.learn._exploration import ExplorationCap
+from asyncroute.learn._forecast import Forecast
+from asyncroute.learn._offer import Offer, best_cascade, cascade_plan
 
 if TYPE_CHECKING:
     from asyncroute._inputs import QueryRequest
     from asyncroute._protocols import Agree
-    from asyncroute.learn._forecast import Forecast
-    from asyncroute.learn._predictor import QualityPredictor
+    from asyncroute._results import ExecutionResult
+    from asyncroute._values import Attempt
+    from asyncroute.learn._predictor import QualityPredictor, Reading
 
-__all__ = ("PredictiveSelector",)
+__all__ = ("Expectation", "PredictiveSelector", "Scorer")
+
+Scorer: TypeAlias = "Callable[[QueryRequest, Sequence[str]], Awaitable[Mapping[str, float]]]"
+"""Scores models for a request by a user's own means: ids in, expected qualities (0 to 1) out."""
+
+_LATENCY_SCALE = 2.0
+"""Seconds that take half of `latency_weight`."""
+
+_log = logging.getLogger("asyncroute")
 
 
 @final
 class PredictiveSelector:
-    """Chooses by the quality and the cost that a fitted `QualityPredictor` expects for this query.
+    """Chooses by the quality and the cost that a `QualityPredictor` expects for this query.
 
-    A candidate's worth is `quality - price * cost / reference - load_weight * load`, and its score
-    `1 / (2 - worth)`: 1 for a free model that is surely right. The reference is the cost of an
-    average query on the model that is best on average. A model that the predictor does not know
-    counts with its configured quality and its expected cost.
+    A candidate's worth is `quality * success_rate - price * cost / reference`, less a little for
+    latency and load; its score `1 / (2 - worth)`: 1 for a free model that is surely right. The
+    reference is the cost of an average query on the model that is best on average. The price is
+    what the knob or the budget says. A model that was not fitted starts from its configured quality
+    and the router's estimate of its cost. What was expected is in `decision.votes`.
+
+    Registered at a router under a name, it learns while serving: from `router.feedback`, and from
+    answers that were refused, broken or not accepted. State that is to outlive the process is the
+    predictor's: `selector.predictor.save(path)`.
 
     Args:
         predictor: Fitted or loaded.
-        knob: From 0 (cheapest) to 1 (best). None takes the price that the fit recommends: the
-            cheapest that is hardly worse than the best static choice.
+        knob: From 0 (cheapest) to 1 (best). By default what the fit recommends: the cheapest that
+            is hardly worse than the best single model.
+        target_cost: Instead of a knob: dollars a query may cost on average.
+        budget: Instead of a knob: dollars per `period`.
+        period: Seconds.
+        agree: Whether two answers say the same: `same_text`, `same_number`, `same_json` or your
+            own. With it, two cheap models may be asked at once, and further ones while no two
+            answers agree, where the predictor has learned that this pays. Such plans are for
+            `execute`; streams and explicit modes only take their first model.
+        explore: Share of the queries, 0 to 1, that may go to a model that may be the best one
+            (Thompson sampling), though it does not seem so.
+        explore_cost: What exploring may add to the expected spend, as a share of it.
+        scorer: Scores models by your own embeddings or classifier. Models it leaves out, and all
+            when it fails or is late, have their quality from the predictor.
+        scorer_timeout: Seconds that it has, or half of the request's timeout if that is less.
+        latency_weight: Quality that one would give up for an answer at once instead of a very slow
+            one; two seconds take half of it.
         load_weight: Quality that one would give up for an idle model instead of a full one.
-        cascades: Whether the selector may plan to ask two models, and further ones while their
-            answers disagree.
-        agree: Whether two answers say the same; by default the same text but for case and space.
-        rng: For Thompson sampling.
-        explore: Whether to draw qualities instead of taking the expected ones, so that what is
-            doubtful is tried now and then.
+        rng: For exploration.
+
+    Attributes:
+        predictor: The predictor.
+        scorer_failures: How often the scorer failed or was late.
 
     Raises:
-        ValueError: A knob outside of 0 to 1.
+        ConfigurationError: More than one of knob, target cost and budget, or a value out of range.
     """
 
-    def __init__(  # noqa: PLR0913 - each a choice of the user with a safe default
+    def __init__(  # noqa: PLR0913 - a user's choices, each with a default that is safe
         self,
         predictor: QualityPredictor,
         *,
         knob: float | None = None,
-        load_weight: float = 0.02,
-        cascades: bool = False,
+        target_cost: float | None = None,
+        budget: float | None = None,
+        period: float = 86_400.0,
         agree: Agree | None = None,
-        explore: bool = False,
+        explore: float = 0.0,
+        explore_cost: float = 0.05,
+        scorer: Scorer | None = None,
+        scorer_timeout: float = 0.25,
+        latency_weight: float = 0.02,
+        load_weight: float = 0.02,
         rng: random.Random | None = None,
     ) -> None:
         self.predictor = predictor
-        self._price = predictor.recommended().price if knob is None else price_of(knob)
-        self._load_weight = load_weight
-        self._cascades = cascades
-        self._agree = agree or same_text
-        self._explore = explore
+        self.scorer_failures = 0
+        self._agree = agree
+        self._scorer = scorer
         self._rng = rng or random.Random()
-        self._places = {model: i for i, model in enumerate(predictor.models)}
+        try:
+            self._controller = self._controller_of(knob, target_cost, budget, period)
+            self._cap = ExplorationCap(explore, explore_cost)
+        except ValueError as error:
+            raise ConfigurationError(str(error)) from None
+        for name, weight in (
+            ("scorer_timeout", scorer_timeout),
+            ("latency_weight", latency_weight),
+            ("load_weight", load_weight),
+        ):
+            if not 0.0 <= weight < float("inf"):
+                raise ConfigurationError(f"{name} must be 0 or more and finite, got {weight!r}")
+        self._scorer_timeout = scorer_timeout
+        self._latency_weight = latency_weight
+        self._load_weight = load_weight
+
+    def _controller_of(
+        self, knob: float | None, target_cost: float | None, budget: float | None, period: float
+    ) -> Controller:
+        with_cascades = self._agree is not None
+        predictor = self.predictor
+        curve = predictor.curve_with_cascades if with_cascades else predictor.curve
+        given = [
+            name
+            for name, value in (("knob", knob), ("target_cost", target_cost), ("budget", budget))
+            if value is not None
+        ]
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)} do not go together")
+        if target_cost is not None:
+            return TargetCost(curve, target_cost)
+        if budget is not None:
+            return Budget(curve, budget, period)
+        if knob is not None:
+            return Knob(knob)
+        return Knob.at(predictor.recommended(with_cascades=with_cascades).price)
+
+    # Choosing
 
     async def select(self, request: QueryRequest, candidates: Sequence[Candidate], /) -> Ranking:
-        """Rank by worth; plan a cascade where that is worth more than any single model."""
-        forecast = self.predictor.forecast(_text_of(request))
-        if self._explore:
-            forecast = forecast.drawn(self._rng)
-        worths = [self._worth(candidate, request, forecast) for candidate in candidates]
-        members = self._best_cascade(candidates, forecast, max(worths))
-        if members:
-            rest = [c for c in candidates if c not in members]
-            plan = Plan(stagger=0.0, width=len(members), quorum=2, agree=self._agree)
-            return Ranking.in_order([*members, *rest], plan=plan)
-        return Ranking(candidates, [1.0 / (2.0 - worth) for worth in worths])
+        """Rank by worth; plan a cascade where that is worth more than any single model.
 
-    def _worth(self, candidate: Candidate, request: QueryRequest, forecast: Forecast) -> float:
-        config = candidate.config
-        place = self._places.get(config.model_id)
-        if place is None:
-            quality, cost = config.quality_score, candidate.expected_cost(request)
-        else:
-            quality, cost = float(forecast.quality[place]), float(forecast.cost[place])
-        worth = quality - self._price * cost / self.predictor.reference
-        return worth - self._load_weight * min(candidate.load, 1.0)
+        Suspends only in the scorer.
+        """
+        predictor = self.predictor
+        for candidate in candidates:
+            config = candidate.config
+            if config.model_id not in predictor.columns:
+                predictor.add(config.model_id, config.quality_score)
+        reading = predictor.read(text_of(request))
+        forecast, choices = predictor.forecast(reading), predictor.choices
+        if self._scorer is not None:
+            forecast = await self._scored(self._scorer, request, candidates, forecast)
+        now = asyncio.get_running_loop().time()
+        return self._decide(request, candidates, reading, forecast, choices, now)
 
-    def _best_cascade(
-        self, candidates: Sequence[Candidate], forecast: Forecast, to_beat: float
-    ) -> list[Candidate]:
-        """Return the members of the best cascade, if it is worth more than every single model."""
-        if not self._cascades:
-            return []
-        here = {
-            self._places[candidate.config.model_id]: candidate
-            for candidate in candidates
-            if candidate.config.model_id in self._places
-        }
-        best: tuple[int, ...] = ()
-        single = len(self.predictor.models)
-        for i, members in enumerate(self.predictor.choices[single:], start=single):
-            if here.keys() >= set(members):
-                cost = float(forecast.cost[i]) / self.predictor.reference
-                worth = float(forecast.quality[i]) - self._price * cost
-                if worth > to_beat:
-                    best, to_beat = members, worth
-        return [here[member] for member in best]
+    async def _scored(
+        self,
+        scorer: Scorer,
+        request: QueryRequest,
+        candidates: Sequence[Candidate],
+        forecast: Forecast,
+    ) -> Forecast:
+        """Return a forecast with the scorer's qualities, or as it was where there are none."""
+        models = [candidate.config.model_id for candidate in candidates]
+        seconds = self._scorer_timeout
+        if request.timeout is not None:
+            seconds = min(seconds, request.timeout / 2)
+        try:
+            async with asyncio.timeout(seconds):
+                scores = await scorer(request, models)
+            quality = forecast.quality.copy()
+            for model, score in scores.items():
+                if model in models:
+                    quality[self.predictor.columns[model]] = _checked(model, score)
+        except Exception as error:
+            self.scorer_failures += 1
+            _log.warning("scorer failed, the predictor decides: %r", error)
+            return forecast
+        return Forecast(quality, forecast.cost)
+
+    def _decide(
+        self,
+        request: QueryRequest,
+        candidates: Sequence[Candidate],
+        reading: Reading,
+        forecast: Forecast,
+        choices: Sequence[tuple[int, ...]],
+        now: float,
+    ) -> Ranking:
+        offers = self._offers(request, candidates, forecast)
+        price = self._controller.price(now)
+        unit = price / (self.predictor.reference or max(offer.cost for offer in offers) or 1.0)
+        worths = [offer.worth(unit) for offer in offers]
+        best = worths.index(max(worths))
+        scores = [1.0 / (2.0 - worth) for worth in worths]
+        expectation = Expectation(self, reading, price, offers)
+        if self._cap.share:
+            tried = self._tried(offers, reading, forecast, unit, best)
+            if tried != best:
+                scores[tried] = min(scores[best] + 1e-6, 1.0)
+                return Ranking(candidates, scores, votes=expectation)
+        if self._agree is not None:
+            members = best_cascade(request, offers, choices, forecast, unit, worths[best])
+            if members:
+                others = [offer for offer in offers if offer not in members]
+                others.sort(key=lambda offer: offer.worth(unit), reverse=True)
+                return Ranking.in_order(
+                    [offer.candidate for offer in (*members, *others)],
+                    plan=cascade_plan(members, others, self._agree),
+                    votes=expectation,
+                )
+        ranking = ranked(candidates, scores, self._rng)
+        ranking.votes = expectation
+        return ranking
+
+    def _offers(
+        self, request: QueryRequest, candidates: Sequence[Candidate], forecast: Forecast
+    ) -> list[Offer]:
+        quality, cost = forecast.quality.tolist(), forecast.cost.tolist()
+        column_of = self.predictor.columns
+        offers: list[Offer] = []
+        for candidate in candidates:
+            column = column_of[candidate.config.model_id]
+            latency, load = candidate.expected_latency, candidate.load
+            handicap = self._latency_weight * latency / (_LATENCY_SCALE + latency)
+            handicap += self._load_weight * min(load, 1.0)
+            offers.append(
+                Offer(
+                    candidate,
+                    column,
+                    quality[column] * candidate.success_rate,
+                    cost[column] or candidate.expected_cost(request),
+                    handicap,
+                )
+            )
+        return offers
+
+    def _tried(
+        self,
+        offers: Sequence[Offer],
+        reading: Reading,
+        forecast: Forecast,
+        unit: float,
+        best: int,
+    ) -> int:
+        """Return who is tried out: the best of a draw if the caps allow it, else the best."""
+        drawn = self.predictor.drawn(reading, forecast, self._rng).quality.tolist()
+        worths = [
+            offer.worth(unit) - offer.quality + drawn[offer.column] * offer.candidate.success_rate
+            for offer in offers
+        ]
+        tried = worths.index(max(worths))
+        cost = offers[best].cost
+        if tried == best:
+            self._cap.count(cost)
+        elif self._cap.try_spend(cost, offers[tried].cost - cost):
+            return tried
+        return best
+
+    # Learning
+
+    def on_result(self, request: QueryRequest, result: ExecutionResult, /) -> None:
+        """Take in what a choice of this selector cost, and which models had no answer."""
+        expectation = None if result.decision is None else result.decision.votes
+        if result.cached or not isinstance(expectation, Expectation) or expectation.by is not self:
+            return
+        now = asyncio.get_running_loop().time()
+        self._controller.record(expectation.price, result.actual_cost, now)
+        for attempt in result.attempts:
+            answered = _is_answered(attempt)
+            if answered is not None and attempt.model_id in self.predictor.columns:
+                self.predictor.update_answered(expectation.reading, attempt.model_id, answered, now)
+
+    def on_feedback(self, request: QueryRequest, result: ExecutionResult, score: float, /) -> None:
+        """Learn from the rating of an answer, whoever chose its model."""
+        model = result.model_id
+        if model in self.predictor.columns:
+            now = asyncio.get_running_loop().time()
+            self.predictor.update(text_of(request), model, score, now)
+
+    def __repr__(self) -> str:
+        return f"<PredictiveSelector {self._controller!r} {self.predictor!r}>"
 
 
-def _text_of(request: QueryRequest) -> str:
-    if request.query is not None:
-        return request.query
-    for message in reversed(request.messages or ()):
-        if message.get("role") == "user" and isinstance(message.get("content"), str):
-            return str(message["content"])
-    return ""
+@final
+class Expectation(Mapping[str, Mapping[str, float]]):
+    """What a selector expected when it decided: shown among the decision's votes, as `quality`.
+
+    Attributes:
+        by: The selector.
+        reading: What was made of the text.
+        price: What saving was worth.
+    """
+
+    __slots__ = ("_offers", "by", "price", "reading")
+
+    def __init__(
+        self, by: PredictiveSelector, reading: Reading, price: float, offers: Sequence[Offer]
+    ) -> None:
+        self.by = by
+        self.reading = reading
+        self.price = price
+        self._offers = offers
+
+    def __getitem__(self, name: str) -> Mapping[str, float]:
+        if name != "quality":
+            raise KeyError(name)
+        return {offer.candidate.config.model_id: offer.quality for offer in self._offers}
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(("quality",))
+
+    def __len__(self) -> int:
+        return 1
 
 
-_ = inf
+_NO_ANSWER = frozenset(
+    ("content_refused", "context_too_long", "protocol", "stream_interrupted", "attempt_timeout")
+)
+"""Kinds of errors that say something about a model and a query; others are the health's matter."""
+
+
+def _is_answered(attempt: Attempt) -> bool | None:
+    """Tell whether an attempt had an answer worth having; None where it tells nothing."""
+    if attempt.outcome == "won":
+        return True
+    if attempt.outcome == "not_accepted" or attempt.error_kind in _NO_ANSWER:
+        return False
+    return None
+
+
+def _checked(model: str, score: float) -> float:
+    if not 0.0 <= score <= 1.0:
+        raise ValueError(f"score of {model} must be from 0 to 1, got {score!r}")
+    return score

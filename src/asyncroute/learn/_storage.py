@@ -1,13 +1,14 @@
-"""Fitted weights as bytes and back, every part checked."""
+"""A fitted predictor as bytes and back, every part checked."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias, final
 
 import numpy as np
 
-from asyncroute.learn._codec import WeightsError, pack, unpack
+from asyncroute.learn._codec import WeightsError, pack, read_file, unpack, write_file
 from asyncroute.learn._features import FEATURES, LinearMap
 from asyncroute.learn._fit import PLACE, Weights
 from asyncroute.learn._forecast import Point
@@ -19,34 +20,54 @@ if TYPE_CHECKING:
 
     Floats: TypeAlias = NDArray[np.floating]
 
-__all__ = ("Saved", "decode", "encode")
+__all__ = ("Saved", "decode", "encode", "read_file", "write_file")
 
-_ARRAYS = (
-    "codes",
-    "scale",
-    "bias",
-    "centres",
-    "lift",
-    "quality",
-    "cost",
-    "mean_quality",
-    "mean_cost",
-    "evidence",
-    "coverage",
-)
+_WEIGHTS = ("centres", "lift", "quality", "cost", "mean_quality", "mean_cost", "evidence")
+_MAP = ("codes", "scale", "bias")
+_LEARNED = ("rated", "rated_sums", "answered", "answered_sums")
+_ARRAYS = (*_MAP, *_WEIGHTS, "coverage", *_LEARNED)
 
 
 @final
 @dataclass(frozen=True, slots=True, eq=False)
 class Saved:
-    """All that makes a predictor but what it observed while serving."""
+    """All that makes a predictor.
+
+    Attributes:
+        models: Names, in the order of the weights' first columns.
+        cascades: Model indices of the weights' other columns.
+        weights: What was fitted.
+        curve: What each price would have led to with single models.
+        curve_with_cascades: The same with cascades.
+        coverage: Share of the fitted queries each model was measured on.
+        half_life: Seconds after which an outcome observed while serving counts half.
+        ratings: Counts and sums of `Corrections`.
+        answered: The same.
+    """
 
     models: tuple[str, ...]
-    cascades: tuple[tuple[int, ...], ...]
+    cascades: Sequence[tuple[int, ...]]
     weights: Weights
     curve: tuple[Point, ...]
+    curve_with_cascades: tuple[Point, ...]
     coverage: Floats
     half_life: float
+    ratings: tuple[Floats, Floats]
+    answered: tuple[Floats, Floats]
+
+    @classmethod
+    def fresh(
+        cls,
+        models: tuple[str, ...],
+        cascades: Sequence[tuple[int, ...]],
+        weights: Weights,
+        coverage: Floats,
+        half_life: float,
+    ) -> Saved:
+        """Return what has observed nothing while serving."""
+        empty = np.zeros((len(weights.centres), len(models)), np.float32)
+        nothing = (empty, empty)
+        return cls(models, cascades, weights, (), (), coverage, half_life, nothing, nothing)
 
 
 def encode(saved: Saved) -> bytes:
@@ -56,23 +77,20 @@ def encode(saved: Saved) -> bytes:
         "kind": "weights",
         "models": list(saved.models),
         "cascades": [list(cascade) for cascade in saved.cascades],
-        "curve": [[point.price, point.cost, point.quality] for point in saved.curve],
+        "curve": _rows(saved.curve),
+        "curve_with_cascades": _rows(saved.curve_with_cascades),
         "half_life": saved.half_life,
     }
-    arrays = (
-        weights.map.codes,
-        weights.map.scale,
-        weights.map.bias,
-        weights.centres.astype(half),
-        weights.lift.astype(half),
-        weights.quality,
-        weights.cost,
-        weights.mean_quality,
-        weights.mean_cost,
-        weights.evidence,
-        saved.coverage,
-    )
-    return pack(header, dict(zip(_ARRAYS, arrays, strict=True)))
+    arrays = {name: getattr(weights.map, name) for name in _MAP}
+    arrays |= {name: getattr(weights, name) for name in _WEIGHTS}
+    arrays |= {name: arrays[name].astype(half) for name in ("centres", "lift")}
+    arrays["coverage"] = saved.coverage
+    arrays |= dict(zip(_LEARNED, (*saved.ratings, *saved.answered), strict=True))
+    return pack(header, arrays)
+
+
+def _rows(curve: Sequence[Point]) -> list[list[float]]:
+    return [[point.price, point.cost, point.quality] for point in curve]
 
 
 def decode(data: bytes) -> Saved:
@@ -80,31 +98,36 @@ def decode(data: bytes) -> Saved:
 
     Raises:
         WeightsError: When anything about it is wrong; the message says what.
-
     """
     header, arrays = unpack(data, "weights", _ARRAYS)
     models = header.texts("models")
     cascades = _cascades(header, len(models))
-    curve = header.rows("curve")
-    if not curve or any(len(row) != 3 for row in curve):
-        raise WeightsError("curve must have points of three numbers")
     half_life = header.number("half_life")
     if not models or half_life == 0:
         raise WeightsError("models must not be empty and half_life above 0")
     _expect(arrays, len(models), len(models) + len(cascades))
     single = {name: arrays[name].astype(np.float32) for name in _ARRAYS if name != "codes"}
-    weights = Weights(
-        LinearMap(arrays["codes"].astype(np.int8), single["scale"], single["bias"]),
-        single["centres"],
-        single["lift"],
-        single["quality"],
-        single["cost"],
-        single["mean_quality"],
-        single["mean_cost"],
-        single["evidence"],
+    linear = LinearMap(arrays["codes"].astype(np.int8), single["scale"], single["bias"])
+    for name in ("rated", "answered"):
+        np.maximum(single[name], 0, out=single[name])
+    return Saved(
+        models,
+        cascades,
+        Weights(linear, *(single[name] for name in _WEIGHTS)),
+        _curve(header, "curve"),
+        _curve(header, "curve_with_cascades"),
+        single["coverage"],
+        half_life,
+        (single["rated"], single["rated_sums"]),
+        (single["answered"], single["answered_sums"]),
     )
-    points = tuple(Point(*row) for row in curve)
-    return Saved(models, cascades, weights, points, single["coverage"], half_life)
+
+
+def _curve(header: Header, name: str) -> tuple[Point, ...]:
+    rows = header.rows(name)
+    if any(len(row) != 3 for row in rows):
+        raise WeightsError(f"{name} must have points of three numbers")
+    return tuple(Point(*row) for row in rows)
 
 
 def _cascades(header: Header, models: int) -> tuple[tuple[int, ...], ...]:
@@ -135,6 +158,7 @@ def _expect(arrays: Arrays, models: int, choices: int) -> None:
         "mean_cost": (choices,),
         "evidence": (prototypes,),
         "coverage": (models,),
+        **dict.fromkeys(_LEARNED, (prototypes, models)),
     }
     for name, shape in shapes.items():
         arrays.expect(name, shape)

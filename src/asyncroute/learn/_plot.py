@@ -1,0 +1,57 @@
+"""Quality against cost, as a picture. Needs matplotlib."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from asyncroute.learn._figures import hull
+
+if TYPE_CHECKING:
+    import os
+
+    from asyncroute.learn._evaluate import Report
+
+__all__ = ("plot",)
+
+_MARKS = {"cheapest": "v", "best single": "o", "random": "x", "oracle": "*"}
+
+
+def plot(report: Report, path: str | os.PathLike[str]) -> None:
+    """Draw quality against cost of a report's first split, with the reference lines.
+
+    Args:
+        report: From `evaluate`.
+        path: File to write; its ending says the format.
+
+    Raises:
+        ImportError: Without matplotlib.
+    """
+    from matplotlib.figure import Figure
+
+    replay = report.replays[0]
+    canvas: Any = Figure(figsize=(7, 4.5), layout="constrained")  # its stubs are partly untyped
+    axes = canvas.subplots()
+    axes.plot(*_drawn(replay.curve(replay.models)), label="router, single models")
+    if replay.models < len(replay.predictor.choices):
+        axes.plot(*_drawn(replay.curve()), label="router, with cascades")
+    for line in replay.lines():
+        if len(line.cost) > 1:
+            corners = hull(line.cost, line.score)
+            axes.plot(line.cost[corners], line.score[corners], "--", color="gray", label=line.name)
+        else:
+            axes.plot(line.cost, line.score, _MARKS[line.name], label=line.name, linestyle="none")
+            if line.name == "best single":
+                axes.axhline(line.score[0], color="lightgray", linewidth=0.8, zorder=0)
+    axes.set_xscale("log")
+    axes.set_xlabel("mean cost per query (USD)")
+    axes.set_ylabel("mean score")
+    axes.set_title(f"{report.name}, first split")
+    axes.legend(fontsize="small")
+    canvas.savefig(path, dpi=150)
+
+
+def _drawn(line: Any) -> tuple[Any, Any]:
+    order = np.argsort(line.cost, kind="stable")
+    return line.cost[order], line.score[order]
