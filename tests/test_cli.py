@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import re
 import subprocess
 import sys
@@ -294,3 +295,85 @@ def test_a_terminal_that_knows_only_ascii_is_served_too() -> None:
 def test_it_runs_as_a_module() -> None:
     ran = in_a_process("--version")
     assert (ran.status, ran.out, ran.err) == (0, f"asyncroute {version('asyncroute')}\n", "")
+
+
+class TestEval:
+    @pytest.fixture
+    def log(self, tmp_path: Path) -> Path:
+        rng = random.Random(0)
+        skill = {"small": (0.9, 0.3), "large-model-with-a-long-name": (0.7, 0.9)}
+        lines = []
+        for number in range(120):
+            topic = number % 2
+            for model, chances in skill.items():
+                right = rng.random() < chances[topic]
+                lines.append(
+                    {
+                        "prompt": f"{('sue the plaintiff', 'integrate')[topic]} {number}",
+                        "model": model,
+                        "score": float(right),
+                        "cost_usd": 0.001 if model == "small" else 0.01,
+                        "task": ("law", "mathematics")[topic],
+                    }
+                )
+        (tmp_path / "logs").mkdir()
+        path = tmp_path / "logs" / "outcomes.jsonl"
+        path.write_text("\n".join(map(json.dumps, lines)), "utf-8")
+        return path
+
+    def test_prints_figures_and_tasks_within_80_columns_and_draws(
+        self, asyncroute: Any, log: Path, tmp_path: Path
+    ) -> None:
+        picture, weights = tmp_path / "plot.png", tmp_path / "weights"
+        ran = asyncroute(
+            *("eval", str(log), "--by", "task", "--splits", "2"),
+            *("--plot", str(picture), "--save", str(weights)),
+        )
+        assert (ran.status, ran.err) == (0, "")
+        assert fits(ran.out)
+        for word in ("oracle", "cheapest", "static table", "random", "best single: large-model"):
+            assert word in ran.out
+        for figure in ("cost share", "gain", "AIQ", "APGR", "chosen", "p90 us"):
+            assert re.search(rf"^{figure} .*\d", ran.out, re.MULTILINE), figure
+        assert re.search(r"^mathematics +2\d +", ran.out, re.MULTILINE)
+        assert "Note: Fewer than 200 queries" in ran.out
+        assert picture.read_bytes().startswith(b"\x89PNG")
+        assert weights.stat().st_size < 300_000
+
+    def test_without_asking_neither_draws_nor_saves(
+        self, asyncroute: Any, log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        ran = asyncroute("eval", str(log), "--splits", "1")
+        assert ran.status == 0
+        assert "by task" not in ran.out
+        assert list(tmp_path.iterdir()) == [tmp_path / "logs"]
+
+    def test_says_where_a_replay_means_little(self, asyncroute: Any, tmp_path: Path) -> None:
+        path = tmp_path / "log.jsonl"
+        rows = [
+            {"prompt": f"q {n}", "model": f"m{n % 3}", "score": n % 2, "cost_usd": 0.1}
+            for n in range(60)
+        ]
+        path.write_text("\n".join(map(json.dumps, rows)), "utf-8")
+        ran = asyncroute("eval", str(path), "--splits", "1")
+        assert ran.status == 0
+        assert "Note: Only 33% of all pairs" in ran.out
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ('{"prompt": "p", "model": "m"}', "log.jsonl line 1: lacks 'score'"),
+            ('{"prompt": "p", "model": "m", "score": 1}', "needs at least 10 queries"),
+            ("", "log.jsonl: has no lines"),
+        ],
+    )
+    def test_names_what_is_wrong_in_one_line(
+        self, asyncroute: Any, tmp_path: Path, text: str, message: str
+    ) -> None:
+        path = tmp_path / "log.jsonl"
+        path.write_text(text, "utf-8")
+        ran = asyncroute("eval", str(path))
+        assert (ran.status, ran.out) == (1, "")
+        assert message in ran.err
+        assert ran.err.count("\n") == 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import anyio
 import typer
@@ -17,6 +17,7 @@ from asyncroute._errors import AsyncRouteError
 from asyncroute._inputs import Capability
 from asyncroute.catalogue import DEFAULT_MODELS
 from asyncroute.cli._demo import Endpoint, demonstrate
+from asyncroute.cli._evaluation import evaluate_outcomes
 from asyncroute.cli._queries import describe, read_queries
 from asyncroute.cli._tables import strategies_table
 from asyncroute.config import RouterConfig, load_config
@@ -181,6 +182,39 @@ def bench(
         reports = compare(settings, requests, iterations, seed=seed, go_on=go_on)
     title = f"{len(requests)} queries x {iterations}, simulated"
     _console().print(strategies_table(reports, title))
+
+
+@app.command("eval")
+def evaluate_routing(
+    data: Annotated[
+        Path, typer.Argument(help="Outcomes: a log (OutcomeLog), or a folder with a table.")
+    ],
+    by: Annotated[
+        Literal["task"] | None, typer.Option(help="Also show the figures of every task.")
+    ] = None,
+    splits: Annotated[int, typer.Option(min=1, help="How often to split at random.")] = 5,
+    cascades: Annotated[
+        int, typer.Option(min=0, help="Cascades to offer at most; they need answers.")
+    ] = 24,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw quality against cost into this file (PNG, SVG).")
+    ] = None,
+    save: Annotated[
+        Path | None, typer.Option(help="Fit all outcomes, and write the weights into this file.")
+    ] = None,
+    seed: Seed = 0,
+) -> None:
+    """Measure what routing that learns would have gained on recorded outcomes."""
+    evaluate_outcomes(
+        _console(),
+        data,
+        by_task=by == "task",
+        splits=splits,
+        cascades=cascades,
+        plot=plot,
+        save=save,
+        seed=seed,
+    )
 
 
 def _config(path: Path | None) -> RouterConfig:

@@ -18,6 +18,7 @@ __all__ = (
     "candidates_table",
     "http_table",
     "models_table",
+    "plain_table",
     "progress_table",
     "strategies_table",
 )
@@ -27,7 +28,7 @@ Row = tuple[str, ...]
 
 def candidates_table(decision: Mapping[str, Any]) -> Table:
     """Show the candidates of a decision of `route_query`, best first."""
-    table = _table("", "model", ">score", ">expected cost", ">expected ms")
+    table = plain_table("", "model", ">score", ">expected cost", ">expected ms")
     chosen = decision["selected_model"]["model_id"]
     for candidate in decision["candidates"]:
         table.add_row(
@@ -42,7 +43,7 @@ def candidates_table(decision: Mapping[str, Any]) -> Table:
 
 def attempts_table(result: Mapping[str, Any]) -> Table:
     """Show what a result of `execute_query` took: every attempt in the order of their starts."""
-    table = _table("model", "role", "outcome", ">from", ">to", ">cost")
+    table = plain_table("model", "role", "outcome", ">from", ">to", ">cost")
     for attempt in result["attempts"]:
         started = attempt["started_after"]
         ended = started + attempt["queued"] + attempt["duration"]
@@ -63,7 +64,7 @@ def attempts_table(result: Mapping[str, Any]) -> Table:
 
 def progress_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """Show how the figures grow with the queries."""
-    table = _table(">queries", ">answered", ">from cache", ">avg ms", ">spent")
+    table = plain_table(">queries", ">answered", ">from cache", ">avg ms", ">spent")
     for row in rows:
         table.add_row(
             str(row["queries"]),
@@ -77,7 +78,9 @@ def progress_table(rows: Sequence[Mapping[str, Any]]) -> Table:
 
 def models_table(statistics: Mapping[str, Any]) -> Table:
     """Show the statistics of every model that was asked."""
-    table = _table("model", ">calls", ">success", ">avg ms", ">p95 ms", ">avg cost", ">total cost")
+    table = plain_table(
+        "model", ">calls", ">success", ">avg ms", ">p95 ms", ">avg cost", ">total cost"
+    )
     for model_id, model in statistics["model_stats"].items():
         if not model["total_requests"]:
             continue
@@ -95,7 +98,9 @@ def models_table(statistics: Mapping[str, Any]) -> Table:
 
 def strategies_table(reports: Mapping[str, StrategyReport], title: str) -> Table:
     """Show how the strategies compare."""
-    table = _table("strategy", ">avg cost", ">avg ms", ">p95 ms", ">ok", ">quality", "most used")
+    table = plain_table(
+        "strategy", ">avg cost", ">avg ms", ">p95 ms", ">ok", ">quality", "most used"
+    )
     table.title = title
     for strategy, report in reports.items():
         table.add_row(
@@ -112,7 +117,7 @@ def strategies_table(reports: Mapping[str, StrategyReport], title: str) -> Table
 
 def http_table(calls: Sequence[HttpCall]) -> Table:
     """Show HTTP requests as they went over the wire."""
-    table = _table("HTTP request", "model", ">status", ">ms")
+    table = plain_table("HTTP request", "model", ">status", ">ms")
     for call in calls:
         took = "" if call.took is None else _milliseconds(call.took * 1000)
         status = "no answer" if call.status is None else str(call.status)
@@ -120,7 +125,7 @@ def http_table(calls: Sequence[HttpCall]) -> Table:
     return table
 
 
-def _table(*columns: str) -> Table:
+def plain_table(*columns: str) -> Table:
     """Make a table; a column whose name begins with `>` is aligned to the right."""
     table = Table(
         box=box.SIMPLE_HEAD,

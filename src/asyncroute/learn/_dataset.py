@@ -116,7 +116,7 @@ def _log(file: Path, name: str, agree: Agree) -> Dataset:
 
     def outcome(item: Mapping[str, Any]) -> Outcome:
         prompt = _text(item, "prompt")
-        tags[prompt] = _tags(item)
+        tags.setdefault(prompt, _tags(item))
         score = _number("score", item["score"])
         cost = _number("cost_usd", item.get("cost_usd"))
         return Outcome(prompt, _text(item, "model"), score, cost, item.get("answer"))

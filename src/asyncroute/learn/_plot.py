@@ -36,6 +36,8 @@ def plot(report: Report, path: str | os.PathLike[str]) -> None:
     axes.plot(*_drawn(replay.curve(replay.models)), label="router, single models")
     if replay.models < len(replay.predictor.choices):
         axes.plot(*_drawn(replay.curve()), label="router, with cascades")
+    chosen_cost, chosen = replay.chosen()
+    axes.plot(chosen_cost.mean(), chosen.mean(), "D", label="router, as recommended")
     for line in replay.lines():
         if len(line.cost) > 1:
             corners = hull(line.cost, line.score)
