@@ -52,16 +52,19 @@ def window(text: str) -> bytes:
 def _buckets(data: bytes) -> NDArray[np.intp]:
     """Return the bucket of every 3-, 4- and 5-gram of `data`, by a rolling polynomial hash."""
     codes = np.frombuffer(data, np.uint8).astype(np.uint32)
-    rolling = codes[:-1] * _STEP + codes[1:]
-    grams: list[NDArray[np.uint32]] = []
+    count = len(codes)
+    grams = np.empty(3 * count - 9, np.uint32)
+    rolling = codes[:-1] * _STEP
+    rolling += codes[1:]
+    end = 0
     for n in (3, 4, 5):
-        rolling = rolling[:-1] * _STEP + codes[n - 1 :]
-        grams.append(rolling + _SALT[n])
-    joined = np.concatenate(grams)
-    joined ^= joined >> _FOLD  # the low bits of a product are weak: mix before taking the high ones
-    joined *= _MIX
-    joined >>= _SHIFT
-    return joined.astype(np.intp)  # what bincount would convert to, more slowly
+        begin, end = end, end + count - n + 1
+        rolling = np.multiply(rolling[:-1], _STEP)
+        rolling += codes[n - 1 :]
+        np.add(rolling, _SALT[n], out=grams[begin:end])
+    grams ^= grams >> _FOLD  # the low bits of a product are weak: mix before taking the high ones
+    grams *= _MIX
+    return np.right_shift(grams, _SHIFT, dtype=np.intp)  # as bincount takes them
 
 
 def features(text: str, out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
@@ -78,17 +81,16 @@ def features(text: str, out: NDArray[np.float32] | None = None) -> NDArray[np.fl
 
     Returns:
         The vector (`out` if given).
-
     """
     if out is None:
         out = np.empty(FEATURES, np.float32)
     data = window(text)
     grams = _buckets(data.lower().ljust(5, b"\0"))
-    out[:BUCKETS] = np.bincount(grams, minlength=BUCKETS)
-    out[BUCKETS:-1] = np.bincount(np.frombuffer(data, np.uint8), minlength=BYTES)[:BYTES]
     hashed, profile = out[:BUCKETS], out[BUCKETS:-1]
+    hashed[:] = np.bincount(grams, minlength=BUCKETS)
     np.sqrt(hashed, out=hashed)
     hashed *= np.float32(1.0 / math.sqrt(len(grams)))  # the root of all counts is its length
+    profile[:] = np.bincount(np.frombuffer(data, np.uint8), minlength=BYTES)[:BYTES]
     np.log1p(profile, out=profile)
     out[-1] = math.log1p(len(text))
     return out

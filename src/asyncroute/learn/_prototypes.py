@@ -26,30 +26,24 @@ class Lit(NamedTuple):
 
 def light(cosines: Floats) -> Lit:
     """Return what one text lights, from its cosine to every prototype."""
-    rows = (
-        np.argpartition(cosines, -NEAREST)[-NEAREST:] if len(cosines) > NEAREST else _first(cosines)
-    )
+    if len(cosines) > NEAREST:
+        rows = cosines.argpartition(-NEAREST)[-NEAREST:]
+    else:
+        rows = np.arange(len(cosines))
     return Lit(rows, _shares(cosines[rows]))
-
-
-def _first(cosines: Floats) -> NDArray[np.intp]:
-    return np.arange(len(cosines))
 
 
 def light_all(cosines: Floats) -> Floats:
     """Return the same for many texts: a row of `cosines` each, zeros where nothing is lit."""
-    lit = np.zeros_like(cosines)
     if cosines.shape[1] <= NEAREST:
         return _shares(cosines)
-    rows = np.argpartition(cosines, -NEAREST, axis=1)[:, -NEAREST:]
+    rows = cosines.argpartition(-NEAREST, axis=1)[:, -NEAREST:]
+    lit = np.zeros_like(cosines)
     np.put_along_axis(lit, rows, _shares(np.take_along_axis(cosines, rows, axis=1)), axis=1)
     return lit
 
 
 def _shares(cosines: Floats) -> Floats:
-    shares = np.maximum(cosines, _LEAST)
-    square = shares * shares
-    shares = square * square
-    shares *= square  # to the 6th power, without pow()
-    shares /= shares.sum(axis=-1, keepdims=True)
+    shares = np.maximum(cosines, _LEAST) ** 6
+    shares /= np.add.reduce(shares, axis=-1, keepdims=True)
     return shares

@@ -15,7 +15,7 @@ from asyncroute.learn._asked import text_of
 from asyncroute.learn._controller import Budget, Controller, Knob, TargetCost
 from asyncroute.learn._exploration import ExplorationCap
 from asyncroute.learn._forecast import Forecast
-from asyncroute.learn._offer import Offer, best_cascade, cascade_plan
+from asyncroute.learn._offers import Offers, Weighting
 
 if TYPE_CHECKING:
     from asyncroute._inputs import QueryRequest
@@ -28,9 +28,6 @@ __all__ = ("Expectation", "PredictiveSelector", "Scorer")
 
 Scorer: TypeAlias = "Callable[[QueryRequest, Sequence[str]], Awaitable[Mapping[str, float]]]"
 """Scores models for a request by a user's own means: ids in, expected qualities (0 to 1) out."""
-
-_LATENCY_SCALE = 2.0
-"""Seconds that take half of `latency_weight`."""
 
 _log = logging.getLogger("asyncroute")
 
@@ -114,8 +111,7 @@ class PredictiveSelector:
             if not 0.0 <= weight < float("inf"):
                 raise ConfigurationError(f"{name} must be 0 or more and finite, got {weight!r}")
         self._scorer_timeout = scorer_timeout
-        self._latency_weight = latency_weight
-        self._load_weight = load_weight
+        self._weighting = Weighting(latency_weight, load_weight)
 
     def _controller_of(
         self, knob: float | None, target_cost: float | None, budget: float | None, period: float
@@ -145,23 +141,33 @@ class PredictiveSelector:
 
         Suspends only in the scorer.
         """
-        predictor = self.predictor
-        for candidate in candidates:
-            config = candidate.config
-            if config.model_id not in predictor.columns:
-                predictor.add(config.model_id, config.quality_score)
-        reading = predictor.read(text_of(request))
-        forecast, choices = predictor.forecast(reading), predictor.choices
+        columns = self._columns_of(candidates)
+        reading = self.predictor.read(text_of(request))
+        forecast, choices = self.predictor.forecast(reading), self.predictor.choices
         if self._scorer is not None:
-            forecast = await self._scored(self._scorer, request, candidates, forecast)
-        now = asyncio.get_running_loop().time()
-        return self._decide(request, candidates, reading, forecast, choices, now)
+            forecast = await self._scored(self._scorer, request, candidates, columns, forecast)
+        offers = Offers(request, candidates, columns, forecast, self._weighting)
+        price = self._controller.price(asyncio.get_running_loop().time())
+        return self._decide(request, offers, reading, forecast, choices, price)
+
+    def _columns_of(self, candidates: Sequence[Candidate]) -> list[int]:
+        """Return each candidate's place in forecasts; an unknown one is given its place."""
+        columns = self.predictor.columns
+        try:
+            return [columns[candidate.config.model_id] for candidate in candidates]
+        except KeyError:
+            for candidate in candidates:
+                config = candidate.config
+                if config.model_id not in self.predictor.columns:
+                    self.predictor.add(config.model_id, config.quality_score)
+            return self._columns_of(candidates)
 
     async def _scored(
         self,
         scorer: Scorer,
         request: QueryRequest,
         candidates: Sequence[Candidate],
+        columns: Sequence[int],
         forecast: Forecast,
     ) -> Forecast:
         """Return a forecast with the scorer's qualities, or as it was where there are none."""
@@ -173,9 +179,9 @@ class PredictiveSelector:
             async with asyncio.timeout(seconds):
                 scores = await scorer(request, models)
             quality = forecast.quality.copy()
-            for model, score in scores.items():
-                if model in models:
-                    quality[self.predictor.columns[model]] = _checked(model, score)
+            for model, column in zip(models, columns, strict=True):
+                if model in scores:
+                    quality[column] = _checked(model, scores[model])
         except Exception as error:
             self.scorer_failures += 1
             _log.warning("scorer failed, the predictor decides: %r", error)
@@ -185,79 +191,45 @@ class PredictiveSelector:
     def _decide(
         self,
         request: QueryRequest,
-        candidates: Sequence[Candidate],
+        offers: Offers,
         reading: Reading,
         forecast: Forecast,
         choices: Sequence[tuple[int, ...]],
-        now: float,
+        price: float,
     ) -> Ranking:
-        offers = self._offers(request, candidates, forecast)
-        price = self._controller.price(now)
-        unit = price / (self.predictor.reference or max(offer.cost for offer in offers) or 1.0)
-        worths = [offer.worth(unit) for offer in offers]
+        unit = price / (self.predictor.reference or max(offers.cost) or 1.0)
+        worths = offers.worths(unit)
         best = worths.index(max(worths))
-        scores = [1.0 / (2.0 - worth) for worth in worths]
-        expectation = Expectation(self, reading, price, offers)
-        if self._cap.share:
-            tried = self._tried(offers, reading, forecast, unit, best)
-            if tried != best:
-                scores[tried] = min(scores[best] + 1e-6, 1.0)
-                return Ranking(candidates, scores, votes=expectation)
-        if self._agree is not None:
-            members = best_cascade(request, offers, choices, forecast, unit, worths[best])
+        votes = Expectation(self, reading, price, offers)
+        candidates = offers.candidates
+        tried = self._tried(offers, reading, forecast, unit, best) if self._cap.share else best
+        if self._agree is not None and tried == best:
+            members = offers.best_cascade(request, choices, forecast, unit, worths[best])
             if members:
-                others = [offer for offer in offers if offer not in members]
-                others.sort(key=lambda offer: offer.worth(unit), reverse=True)
-                return Ranking.in_order(
-                    [offer.candidate for offer in (*members, *others)],
-                    plan=cascade_plan(members, others, self._agree),
-                    votes=expectation,
-                )
+                others = [place for place in range(len(worths)) if place not in members]
+                others.sort(key=worths.__getitem__, reverse=True)
+                ordered = [candidates[place] for place in (*members, *others)]
+                plan = offers.cascade(members, self._agree)
+                return Ranking.in_order(ordered, plan=plan, votes=votes)
+        scores = [1.0 / (2.0 - worth) for worth in worths]
+        if tried != best:
+            scores[tried] = min(scores[best] + 1e-6, 1.0)
+            return Ranking(candidates, scores, votes=votes)
         ranking = ranked(candidates, scores, self._rng)
-        ranking.votes = expectation
+        ranking.votes = votes
         return ranking
 
-    def _offers(
-        self, request: QueryRequest, candidates: Sequence[Candidate], forecast: Forecast
-    ) -> list[Offer]:
-        quality, cost = forecast.quality.tolist(), forecast.cost.tolist()
-        column_of = self.predictor.columns
-        offers: list[Offer] = []
-        for candidate in candidates:
-            column = column_of[candidate.config.model_id]
-            latency, load = candidate.expected_latency, candidate.load
-            handicap = self._latency_weight * latency / (_LATENCY_SCALE + latency)
-            handicap += self._load_weight * min(load, 1.0)
-            offers.append(
-                Offer(
-                    candidate,
-                    column,
-                    quality[column] * candidate.success_rate,
-                    cost[column] or candidate.expected_cost(request),
-                    handicap,
-                )
-            )
-        return offers
-
     def _tried(
-        self,
-        offers: Sequence[Offer],
-        reading: Reading,
-        forecast: Forecast,
-        unit: float,
-        best: int,
+        self, offers: Offers, reading: Reading, forecast: Forecast, unit: float, best: int
     ) -> int:
         """Return who is tried out: the best of a draw if the caps allow it, else the best."""
-        drawn = self.predictor.drawn(reading, forecast, self._rng).quality.tolist()
-        worths = [
-            offer.worth(unit) - offer.quality + drawn[offer.column] * offer.candidate.success_rate
-            for offer in offers
-        ]
+        drawn = self.predictor.drawn(reading, forecast, self._rng)
+        worths = offers.revalued(drawn).worths(unit)
         tried = worths.index(max(worths))
-        cost = offers[best].cost
+        cost = offers.cost[best]
         if tried == best:
             self._cap.count(cost)
-        elif self._cap.try_spend(cost, offers[tried].cost - cost):
+        elif self._cap.try_spend(cost, offers.cost[tried] - cost):
             return tried
         return best
 
@@ -299,7 +271,7 @@ class Expectation(Mapping[str, Mapping[str, float]]):
     __slots__ = ("_offers", "by", "price", "reading")
 
     def __init__(
-        self, by: PredictiveSelector, reading: Reading, price: float, offers: Sequence[Offer]
+        self, by: PredictiveSelector, reading: Reading, price: float, offers: Offers
     ) -> None:
         self.by = by
         self.reading = reading
@@ -309,7 +281,8 @@ class Expectation(Mapping[str, Mapping[str, float]]):
     def __getitem__(self, name: str) -> Mapping[str, float]:
         if name != "quality":
             raise KeyError(name)
-        return {offer.candidate.config.model_id: offer.quality for offer in self._offers}
+        names = [candidate.config.model_id for candidate in self._offers.candidates]
+        return dict(zip(names, self._offers.quality, strict=True))
 
     def __iter__(self) -> Iterator[str]:
         return iter(("quality",))
