@@ -21,6 +21,7 @@ PACKAGES = (
     "asyncroute.providers",
     "asyncroute.exporters",
     "asyncroute.integrations",
+    "asyncroute.learn",
     "asyncroute.testing",
 )
 HEAD = """\

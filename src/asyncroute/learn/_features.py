@@ -20,7 +20,7 @@ __all__ = ("BUCKETS", "FEATURES", "LinearMap", "feature_matrix", "features", "wi
 
 EDGE = 512
 """Bytes read at either end of a text."""
-BITS = 13
+BITS = 12
 BUCKETS = 1 << BITS
 """Buckets the 3- to 5-grams are hashed into."""
 BYTES = 128
@@ -32,8 +32,10 @@ FEATURES = BUCKETS + BYTES + 1
 _STEP = np.uint32(0x9E3779B1)
 _MIX = np.uint32(0x85EBCA6B)
 _SALT = {n: np.uint32(n * 0x51ED27) for n in (3, 4, 5)}
-_FOLD = np.uint32(15)
 _SHIFT = np.uint32(32 - BITS)
+
+_ROOTS = np.sqrt(np.arange(6 * EDGE)).astype(np.float32)
+_LOGARITHMS = np.log1p(np.arange(2 * EDGE + 1)).astype(np.float32)
 
 
 def window(text: str) -> bytes:
@@ -62,8 +64,7 @@ def _buckets(data: bytes) -> NDArray[np.intp]:
         rolling = np.multiply(rolling[:-1], _STEP)
         rolling += codes[n - 1 :]
         np.add(rolling, _SALT[n], out=grams[begin:end])
-    grams ^= grams >> _FOLD  # the low bits of a product are weak: mix before taking the high ones
-    grams *= _MIX
+    grams *= _MIX  # of a product the high bits depend on all, and the low ones on few
     return np.right_shift(grams, _SHIFT, dtype=np.intp)  # as bincount takes them
 
 
@@ -87,11 +88,11 @@ def features(text: str, out: NDArray[np.float32] | None = None) -> NDArray[np.fl
     data = window(text)
     grams = _buckets(data.lower().ljust(5, b"\0"))
     hashed, profile = out[:BUCKETS], out[BUCKETS:-1]
-    hashed[:] = np.bincount(grams, minlength=BUCKETS)
-    np.sqrt(hashed, out=hashed)
-    hashed *= np.float32(1.0 / math.sqrt(len(grams)))  # the root of all counts is its length
-    profile[:] = np.bincount(np.frombuffer(data, np.uint8), minlength=BYTES)[:BYTES]
-    np.log1p(profile, out=profile)
+    # Roots and logarithms from tables: counts are small. The root of all counts is its length.
+    roots = _ROOTS * np.float32(1.0 / math.sqrt(len(grams)))
+    roots.take(np.bincount(grams, minlength=BUCKETS), out=hashed, mode="clip")
+    counts = np.bincount(np.frombuffer(data, np.uint8), minlength=BYTES)
+    _LOGARITHMS.take(counts[:BYTES], out=profile, mode="clip")
     out[-1] = math.log1p(len(text))
     return out
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import copy
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, NamedTuple, final
 
 from asyncroute._protocols import Agree, Candidate, Plan
 
@@ -18,26 +18,16 @@ _LATENCY_SCALE = 2.0
 """Seconds that take half of a latency's weight."""
 
 
-@final
-class Weighting:
+class Weighting(NamedTuple):
     """What latency and load take away from a candidate's quality.
 
-    Args:
+    Attributes:
         latency: Quality that an endless latency takes; two seconds take half of it.
         load: Quality that a full model loses against an idle one.
     """
 
-    __slots__ = ("latency", "load")
-
-    def __init__(self, latency: float, load: float) -> None:
-        self.latency = latency
-        self.load = load
-
-    def handicap(self, candidate: Candidate) -> float:
-        """Return what its latency and its load take away just now."""
-        latency, load = candidate.expected_latency, candidate.load
-        handicap = self.latency * latency / (_LATENCY_SCALE + latency)
-        return handicap + self.load * (load if load < 1.0 else 1.0)
+    latency: float
+    load: float
 
 
 @final
@@ -63,12 +53,18 @@ class Offers:
         weighting: Weighting,
     ) -> None:
         quality, cost = forecast.quality.tolist(), forecast.cost.tolist()
-        pairs = list(zip(candidates, columns, strict=True))
+        by_latency, by_load = weighting.latency, weighting.load
         self.candidates = candidates
         self.columns = columns
-        self.quality = [quality[column] * candidate.success_rate for candidate, column in pairs]
-        self.cost = [cost[column] or who.expected_cost(request) for who, column in pairs]
-        self.handicap = [weighting.handicap(candidate) for candidate in candidates]
+        self.quality: list[float] = []
+        self.cost: list[float] = []
+        self.handicap: list[float] = []
+        for candidate, column in zip(candidates, columns, strict=True):
+            self.quality.append(quality[column] * candidate.success_rate)
+            self.cost.append(cost[column] or candidate.expected_cost(request))
+            latency, load = candidate.expected_latency, candidate.load
+            slow = by_latency * latency / (_LATENCY_SCALE + latency)
+            self.handicap.append(slow + by_load * (load if load < 1.0 else 1.0))
 
     def revalued(self, forecast: Forecast) -> Offers:
         """Return the same offers with the qualities of another forecast."""

@@ -6,9 +6,10 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, TypeAlias, final
+from typing import TYPE_CHECKING, final
 
 from asyncroute._errors import ConfigurationError
+from asyncroute._inputs import QueryRequest
 from asyncroute._protocols import Candidate, Ranking
 from asyncroute._selectors._scored import ranked
 from asyncroute.learn._asked import text_of
@@ -18,7 +19,6 @@ from asyncroute.learn._forecast import Forecast
 from asyncroute.learn._offers import Offers, Weighting
 
 if TYPE_CHECKING:
-    from asyncroute._inputs import QueryRequest
     from asyncroute._protocols import Agree
     from asyncroute._results import ExecutionResult
     from asyncroute._values import Attempt
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ("Expectation", "PredictiveSelector", "Scorer")
 
-Scorer: TypeAlias = "Callable[[QueryRequest, Sequence[str]], Awaitable[Mapping[str, float]]]"
+Scorer = Callable[[QueryRequest, Sequence[str]], Awaitable[Mapping[str, float]]]
 """Scores models for a request by a user's own means: ids in, expected qualities (0 to 1) out."""
 
 _log = logging.getLogger("asyncroute")
