@@ -112,7 +112,7 @@ def test_gaps_are_allowed() -> None:
 def test_a_log_with_one_model_per_query_is_learned_from() -> None:
     rng = random.Random(6)
     grouped: dict[str, list[Outcome]] = {}
-    for outcome in outcomes(3000):
+    for outcome in outcomes(1500):
         grouped.setdefault(outcome.query, []).append(outcome)
     made = QualityPredictor.fit(rng.choice(group) for group in grouped.values())
     code, law = made.predict(TOPICS["code"]), made.predict(TOPICS["law"])

@@ -4,6 +4,15 @@
 `evaluate` measures it on.
 """
 
+from importlib import import_module
+
+try:
+    import_module("numpy")
+except ImportError as error:
+    raise ImportError(
+        "asyncroute.learn needs numpy: pip install 'asyncroute[learn]'", name=error.name
+    ) from None
+
 from asyncroute.learn._agreement import same_json, same_number, same_text
 from asyncroute.learn._codec import WeightsError
 from asyncroute.learn._dataset import Dataset, read_dataset
