@@ -40,7 +40,7 @@ COST_FACTORS = 4
 PROTOTYPES = 256
 GAP = 0.02
 """Quality below the cost-quality front at which a choice stops mattering for the fit."""
-DIRECTIONS = 400
+DIRECTIONS = 256
 PENALTIES = (4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0)
 BYTE_WEIGHT = 0.3
 """Mean squared length of the byte block where that of the n-gram block is 1."""
