@@ -202,10 +202,14 @@ async def test_answers_that_are_not_accepted_are_learned(predictor: QualityPredi
 
 
 async def test_what_comes_from_the_cache_is_not_learned_twice(predictor: QualityPredictor) -> None:
-    async with router_of(PredictiveSelector(predictor), cache=True) as router:
-        for _ in range(5):
-            assert (await router.execute(CODE, strategy="learned")).success
+    selector = PredictiveSelector(predictor, target_cost=1e-3)
+    async with router_of(selector, cache=True) as router:
+        await router.execute(CODE, strategy="learned")
+        before = repr(selector)
+        for _ in range(4):
+            assert (await router.execute(CODE, strategy="learned")).cached
     assert predictor.updates == 1
+    assert repr(selector) == before  # nor counted as a query that cost nothing
 
 
 # Money
