@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
+import os
 from collections.abc import Awaitable, Callable, Generator, Iterator
 from typing import Any
 
@@ -17,6 +18,9 @@ import pytest
 from blockbuster import blockbuster_ctx
 
 from asyncroute.testing import VirtualClockLoop
+
+# Before numpy is imported: its threads wait for each other where other processes are busy, too.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 Test = Callable[..., Awaitable[None]]
 

@@ -131,7 +131,6 @@ class LLMRouter:
             raise ConfigurationError(
                 f"on_no_candidates must be 'fail' or 'relax', got {on_no_candidates!r}"
             )
-        QueryRequest.model_rebuild()  # now, not while the first request waits
         self._rng = rng = random.Random(seed)
         self._timeout = timeout
         self._attempt_timeout = attempt_timeout
@@ -168,6 +167,7 @@ class LLMRouter:
             rng=rng,
         )
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._executor: Executor | None = None
         self._selectors: dict[str, ModelSelector] = {
             "cost_optimized": CostOptimizedSelector(rng=rng),
             "latency_optimized": LatencyOptimizedSelector(rng=rng),
@@ -193,7 +193,6 @@ class LLMRouter:
         self._stack = AsyncExitStack()
         self._state: Literal["new", "open", "closed"] = "new"
         self._thread = 0
-        self._executor: Executor | None = None
         self._threads: CapacityLimiter | None = None
 
     # Lifecycle
@@ -201,6 +200,7 @@ class LLMRouter:
     async def __aenter__(self) -> Self:
         if self._state != "new":
             raise RouterStateError(f"a router is entered once, and this one is {self._state}")
+        QueryRequest.model_rebuild()  # now, not while the first request waits
         self._loop = loop = asyncio.get_running_loop()
         self._thread = get_ident()
         supervisor = Supervisor()
@@ -552,6 +552,8 @@ class LLMRouter:
         if isinstance(selector, OnFeedback):
             self._observers.add(selector)
             self._observers.add(self._feedback)  # answers are remembered only where somebody learns
+            if self._executor is not None:
+                self._executor.runtime.observers = self._observers
 
     def add_model(self, model: ModelConfig | Mapping[str, Any]) -> None:
         """Add a model, live.
