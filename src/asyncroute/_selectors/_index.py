@@ -55,6 +55,7 @@ class Index:
     __slots__ = (
         "_eligible",
         "_heaps",
+        "_highest",
         "_part_of",
         "_parts",
         "_read",
@@ -78,6 +79,7 @@ class Index:
         self._turn = 0
         self._read = eligible.journal.begin_to_read()
         self._parts = [part_of(endpoint) for endpoint in eligible]
+        self._highest = self._parts.copy()  # what the heaps' bounds are made of
         self._stamps = [0] * len(self._parts)
         self._heaps: OrderedDict[tuple[float, float], list[_Entry]] = OrderedDict()
 
@@ -86,12 +88,16 @@ class Index:
     ) -> tuple[list[int], float]:
         """Find the places of the best endpoints, equals of each other, and their score."""
         self._catch_up()
-        heap = self._heap(_floor(tokens_in), _floor(longest)) if self._weight else self._heap(0, 0)
+        sizes = (_floor(tokens_in), _floor(longest)) if self._weight else (0.0, 0.0)
+        heap = self._heap(sizes)
         endpoints, stamps, parts = self._eligible.endpoints, self._stamps, self._parts
         equals: list[int] = []
         highest = -1.0
         looked_at: list[_Entry] = []
-        while heap and -heap[0][0] >= highest and len(equals) < _MOST_EQUAL:
+        while heap:
+            bound = -heap[0][0]
+            if bound < highest or (bound == highest and len(equals) >= _MOST_EQUAL):
+                break
             entry = heappop(heap)
             place = entry[2]
             if entry[3] != stamps[place]:
@@ -105,6 +111,10 @@ class Index:
             elif score == highest:
                 equals.append(place)
         for bound, _, place, stamp in looked_at:
+            part = parts[place]
+            if part is not self._highest[place]:  # the bound may be too high by now
+                self._highest[place] = part
+                bound = -part_score(part, self._weight, *sizes)
             heappush(heap, (bound, self._lot(), place, stamp))
         return equals, highest
 
@@ -118,20 +128,32 @@ class Index:
         places = self._eligible.places
         for endpoint in self._eligible if changed is None else changed:
             place = places.get(endpoint)
-            if place is not None:
-                self._parts[place] = self._part_of(endpoint)
+            if place is None:
+                continue
+            self._parts[place] = part = self._part_of(endpoint)
+            highest = self._highest[place]
+            # While it can only have become worse, what the heaps have is still a bound.
+            if (
+                part[0] > highest[0]
+                or part[1] < highest[1]
+                or part[2] < highest[2]
+                or part[3] < highest[3]
+            ):
+                self._highest[place] = part
                 self._stamps[place] += 1
-                part, stamp, lot = self._parts[place], self._stamps[place], self._lot()
-                for (tokens_in, longest), heap in self._heaps.items():
-                    bound = part_score(part, self._weight, tokens_in, longest)
-                    heappush(heap, (-bound, lot, place, stamp))
+                self._enter(place, part)
 
-    def _heap(self, tokens_in: float, longest: float) -> list[_Entry]:
-        key = tokens_in, longest
+    def _enter(self, place: int, part: Part) -> None:
+        stamp, lot = self._stamps[place], self._lot()
+        for (tokens_in, longest), heap in self._heaps.items():
+            bound = part_score(part, self._weight, tokens_in, longest)
+            heappush(heap, (-bound, lot, place, stamp))
+
+    def _heap(self, key: tuple[float, float]) -> list[_Entry]:
         heap = self._heaps.get(key)
         if heap is None or len(heap) > 2 * len(self._parts) + 64:
             heap = self._heaps[key] = [
-                (-part_score(self._parts[place], self._weight, *key), self._lot(), place, stamp)
+                (-part_score(self._highest[place], self._weight, *key), self._lot(), place, stamp)
                 for place, stamp in enumerate(self._stamps)
             ]
             heapify(heap)
