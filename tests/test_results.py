@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
 from dataclasses import fields
 from math import inf
 from typing import Any
@@ -251,3 +253,16 @@ async def test_no_secret_is_in_a_result_or_in_anything_made_of_it() -> None:
         ):
             assert SECRET not in shown
             assert "api_key" not in shown
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda value: pickle.loads(pickle.dumps(value))])
+async def test_a_result_is_copied_and_pickled_by_value(copied: Any) -> None:
+    async with router_of(Scripted(), "abc") as router:
+        result = await router.execute("hello", strategy="quality_optimized")
+        held = copied(result)
+    assert held == result
+    assert result.decision is not None
+    assert held.decision.candidates == result.decision.candidates
+    assert held.decision.fallback_models == result.decision.fallback_models
+    assert held.decision.explain() == result.decision.explain()
+    assert b"asyncroute._endpoint" not in pickle.dumps(result)

@@ -121,6 +121,11 @@ class RoutingDecision(_Traced):
         trace = getattr(self, "trace", None)
         return {} if trace is None else trace.votes()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Copied and pickled as values: the trace leads to the live models of a router.
+        given = tuple(getattr(self, field.name) for field in fields(self))
+        return _restored, (given, _Shaped(self.candidates, self.votes))
+
     def explain(self) -> str:
         """Describe the decision as a readable table, at most 80 columns wide.
 
@@ -167,6 +172,28 @@ class RoutingDecision(_Traced):
             "votes": {voter: dict(scores) for voter, scores in self.votes.items()},
             "request": self.request.model_dump(),
         }
+
+
+class _Shaped(NamedTuple):
+    """The trace of a decision that was copied: what it came to."""
+
+    seen: tuple[CandidateView, ...]
+    voted: Mapping[str, Mapping[str, float]]
+
+    def candidates(self) -> tuple[CandidateView, ...]:
+        return self.seen
+
+    def fallbacks(self) -> tuple[ModelConfig, ...]:
+        return tuple(view.model for view in self.seen[1:])
+
+    def votes(self) -> Mapping[str, Mapping[str, float]]:
+        return self.voted
+
+
+def _restored(given: tuple[Any, ...], trace: Trace) -> RoutingDecision:
+    decision = RoutingDecision(*given)
+    decision.trace = trace
+    return decision
 
 
 class _Failed:
