@@ -44,6 +44,9 @@ Stop = Literal["timed_out", "superseded", "cancelled"]
 SURELY_SLOW = 3.0
 """A time-out says something of the model only after so many times its expected latency."""
 
+_TOO_MANY = 1 << 48
+"""Tokens that no call has: what would not be a sum of floats any more."""
+
 
 class Request(Protocol):
     """What an attempt needs to know of the request it is made for."""
@@ -204,9 +207,7 @@ class Try(Interruptible):
                 if not self._admit_at_once():
                     await self._queue_up()
                 self._arm()
-                completion = await self._ask()
-                if completion is not None:
-                    self._take(completion)
+                self._take(await self._ask())
             except (Exception, asyncio.CancelledError) as error:
                 failure = error
             except BaseException as error:
@@ -288,18 +289,18 @@ class Try(Interruptible):
         self.sent_at = now
 
     def _ask(self) -> Awaitable[Completion | None]:
-        """Call the provider. What is awaited gives its answer, or None where it has been taken."""
+        """Call the provider. What is awaited gives what `_take` takes up."""
         if self._request.runtime.observers is None:
             return self._provider.complete(self.call)
         return self._ask_observed(self._request.runtime.observers)
 
-    def _take(self, completion: Completion) -> None:
-        """Take up an answer.
+    def _take(self, completion: Completion | None) -> None:
+        """Take up what asking gave: an answer.
 
         Raises:
             ProtocolError: It is none.
         """
-        if not isinstance(completion, Completion):  # pyright: ignore[reportUnnecessaryIsInstance]
+        if not isinstance(completion, Completion):
             raise ProtocolError(
                 f"the provider returned a {type(completion).__name__}, not a Completion"
             )
@@ -326,7 +327,8 @@ class Try(Interruptible):
         error: BaseException | None = None
         try:
             completion = await self._provider.complete(self.call)
-            self.call.usage = completion.usage or self.call.usage
+            if isinstance(completion, Completion):  # pyright: ignore[reportUnnecessaryIsInstance]
+                self.call.usage = completion.usage or self.call.usage
             return completion
         except BaseException as raised:
             error = self.error or raised  # a time-out of ours comes as a cancellation
@@ -422,13 +424,17 @@ class Try(Interruptible):
         try:
             if usage is None:
                 usage = self._estimated_usage()
-            elif usage.input_tokens < 0 or usage.output_tokens < 0:
-                raise ValueError("tokens must not be negative")
+            elif not isinstance(usage, Usage):  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise TypeError("usage must be a Usage")
+            elif not 0 <= (usage.input_tokens | usage.output_tokens) < _TOO_MANY:
+                raise ValueError("tokens must not be negative, nor too many to count with")
             if cost is None:
                 cost = 0.0 if usage is None else self.endpoint.bill(usage)
+            else:
+                cost = float(cost)  # of a `Decimal`, too
             if not 0.0 <= cost < inf:
                 raise ValueError("a bill must be finite and not negative")
-        except (AttributeError, TypeError, ValueError):  # what was reported are no figures
+        except (ArithmeticError, TypeError, ValueError):  # what was reported are no figures
             call.cost = None
             usage = self._estimated_usage()
             cost = 0.0 if usage is None else self.endpoint.bill(usage)
@@ -480,10 +486,12 @@ class Try(Interruptible):
         elif self.completion is None:
             self._tell_of_failure(permit, now)
         else:
-            endpoint.health.succeeded(permit, now)
+            health = endpoint.health
+            version = health.version
+            health.succeeded(permit, now)
             if endpoint.lane.capacity.is_adaptive:
                 endpoint.lane.on_success()
-            if endpoint.journal.troubled:
+            if health.version != version:  # it has recovered, and comes back slowly
                 endpoint.heed(now)
 
     def _tell_of_failure(self, permit: Permit, now: float) -> None:
@@ -517,6 +525,15 @@ class Try(Interruptible):
             return True
         assert self.sent_at is not None
         return self.call.deadline - self.sent_at < SURELY_SLOW * self.endpoint.expected_latency
+
+    def dissolve(self) -> None:
+        """Let go of what went wrong: the request is over, and has been told of it.
+
+        From CPython 3.12 on an error's traceback leads, over the frame of the provider and those
+        that called it, to this attempt. A stream that has begun keeps its error for its consumer.
+        """
+        if not self.has_answer:
+            self.error = None
 
     # Reporting
 

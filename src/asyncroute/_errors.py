@@ -300,7 +300,8 @@ def as_provider_error(error: BaseException, model_id: str) -> ProviderError:
 
     Of a group the first error is looked into: the others came of its being cancelled by that one.
     A builtin `TimeoutError` becomes an `AttemptTimeoutError`; what is unknown is taken for a
-    transient fault, an `UnavailableError`. A made one has `error` as its cause.
+    transient fault, an `UnavailableError`. A made one has `error` as its cause. A
+    `retry_after` that is no number of seconds is dropped.
     """
     seen: set[int] = set()
     link: BaseException | None = error
@@ -308,6 +309,8 @@ def as_provider_error(error: BaseException, model_id: str) -> ProviderError:
         if isinstance(link, ProviderError):
             if link.model_id is None:
                 link.model_id = model_id
+            if not _is_seconds(link.retry_after):
+                link.retry_after = None
             return link
         seen.add(id(link))
         link = _behind(link)
@@ -315,6 +318,10 @@ def as_provider_error(error: BaseException, model_id: str) -> ProviderError:
     made = made_as(f"{type(error).__name__}: {error}".removesuffix(": "), model_id=model_id)
     made.__cause__ = error
     return made
+
+
+def _is_seconds(value: object) -> bool:
+    return isinstance(value, (int, float)) and value > 0  # NaN is not above 0 either
 
 
 def _behind(error: BaseException) -> BaseException | None:

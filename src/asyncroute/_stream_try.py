@@ -15,7 +15,7 @@ from asyncroute._errors import RouterStateError, StreamInterruptedError, as_prov
 from asyncroute._handover import Handover
 from asyncroute._pieces import Pieces
 from asyncroute._protocols import Call, Provider, StreamingProvider
-from asyncroute._values import Chunk, Role
+from asyncroute._values import Chunk, Completion, Role
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -126,6 +126,9 @@ class StreamTry(Try):
         self._commit()
         if self.task is not None:
             await self._pump(source)
+
+    def _take(self, completion: Completion | None) -> None:
+        """Nothing: it has been taken, chunk by chunk."""
 
     async def _read_head(self, source: AsyncGenerator[Chunk]) -> None:
         async for chunk in source:

@@ -1,0 +1,136 @@
+"""What a look at the fast way of the core found: each a behaviour that was once otherwise."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Sequence
+from decimal import Decimal
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from asyncroute import (
+    Call,
+    Candidate,
+    Completion,
+    FallbackStrategy,
+    HealthSettings,
+    LLMRouter,
+    QueryRequest,
+    Ranking,
+    Usage,
+)
+from support import (
+    Scripted,
+    answers,
+    fails,
+    in_turn,
+    model,
+    now,
+    router_of,
+)
+
+
+def of(router: LLMRouter, model_id: str = "a") -> dict[str, Any]:
+    """What the statistics say of one model."""
+    return router.get_statistics()["model_stats"][model_id]
+
+
+class Ponders:
+    """Ranks as configured, after some seconds."""
+
+    def __init__(self, seconds: float = 5.0) -> None:
+        self.seconds = seconds
+
+    async def select(self, request: QueryRequest, candidates: Sequence[Candidate], /) -> Ranking:
+        await asyncio.sleep(self.seconds)
+        return Ranking.in_order(candidates)
+
+
+# Health
+
+
+async def test_a_model_that_recovers_in_panic_comes_back_slowly() -> None:
+    settings = HealthSettings(consecutive_failures=1, base_ejection=4.0, slow_start=1000.0)
+    play = Scripted({"a": in_turn(fails(), answers(after=10.0)), "b": fails()})
+    strategy = FallbackStrategy(max_retries=0)
+    async with router_of(play, "ab", fallback=strategy, health=settings) as router:
+        await router.execute("q")  # ejects a: b can serve
+        asked = asyncio.create_task(router.execute("q", models=["a"]))  # nobody else can: panic
+        await asyncio.sleep(6.0)
+        await router.route("q")  # a could be called as a probe now, but is not
+        assert (await asked).success
+        first = [(await router.route("q")).selected_model.model_id for _ in range(100)]
+    assert 2 <= first.count("a") <= 25  # a tenth of its share
+
+
+# What a provider reports
+
+
+NONSENSE: dict[str, tuple[Any, Any]] = {
+    "huge tokens": (Usage(10**400, 1), None),
+    "tokens that are no number, with a bill": (Usage(math.nan, 1), 0.01),  # type: ignore[arg-type]
+    "endless tokens, with a bill": (Usage(1, math.inf), 0.01),  # type: ignore[arg-type]
+    "negative cached tokens": (Usage(1, 1, cached_tokens=-(10**6)), None),
+    "huge bill": (Usage(1, 1), 10**400),
+    "bill in words": (Usage(1, 1), "0.01"),
+    "decimal bill": (Usage(1, 1), Decimal("0.01")),
+    "foreign usage": (SimpleNamespace(input_tokens=1, output_tokens=1), None),
+    "foreign usage with a bill": (SimpleNamespace(input_tokens=1, output_tokens=1), 0.01),
+    "tokens in words, with a bill": (Usage("1", "1"), 0.01),  # type: ignore[arg-type]
+    "broken tokens": (Usage(1.5, 1.5), None),  # type: ignore[arg-type]
+}
+
+
+@pytest.mark.parametrize(("usage", "cost"), NONSENSE.values(), ids=NONSENSE.keys())
+async def test_a_nonsensical_report_is_no_reason_to_keep_anything(usage: Any, cost: Any) -> None:
+    class Reports:
+        cancels_promptly = True
+        calls = 0
+
+        async def complete(self, call: Call, /) -> Completion:
+            self.calls += 1
+            if self.calls > 1:
+                return Completion("ok", Usage(1, 1))
+            call.cost = cost
+            return Completion("ok", usage)
+
+    given = [model("a", max_concurrent_requests=1, tokens_per_minute=100_000)]
+    async with router_of(Reports(), given) as router:
+        assert (await router.execute("q")).success
+        figures = of(router)
+        assert figures["active_requests"] == 0
+        assert math.isfinite(figures["total_cost"])
+        assert isinstance(figures["total_input_tokens"], int)
+        assert isinstance(figures["total_output_tokens"], int)
+        assert (await router.execute("q", timeout=2.0)).success
+        assert now() < 1.0
+
+
+@pytest.mark.parametrize("hint", ["5", math.nan, -1, True, Decimal(5)])
+async def test_a_nonsensical_retry_after_is_no_reason_to_keep_anything(hint: Any) -> None:
+    play = Scripted({"a": in_turn(fails("rate_limited", retry_after=hint), answers())})
+    given = [model("a", max_concurrent_requests=1)]
+    async with router_of(play, given) as router:
+        await router.execute("q")
+        assert of(router)["active_requests"] == 0
+        assert (await router.execute("q")).success
+
+
+@pytest.mark.parametrize("observed", [False, True])
+async def test_an_answer_that_is_none_is_told_the_same_whoever_observes(observed: bool) -> None:
+    class Nothing:
+        cancels_promptly = True
+
+        async def complete(self, call: Call, /) -> Completion:
+            return None  # type: ignore[return-value]
+
+    class Watcher:
+        def on_start(self, call: Call, /) -> None: ...
+
+    observers = [Watcher()] if observed else []
+    async with router_of(Nothing(), "a", observers=observers) as router:
+        result = await router.execute("q")
+    assert result.attempts[0].error_kind == "protocol"
