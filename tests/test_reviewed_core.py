@@ -15,6 +15,7 @@ from asyncroute import (
     Call,
     Candidate,
     Completion,
+    ConfigurationError,
     FallbackStrategy,
     HealthSettings,
     LLMRouter,
@@ -134,3 +135,37 @@ async def test_an_answer_that_is_none_is_told_the_same_whoever_observes(observed
     async with router_of(Nothing(), "a", observers=observers) as router:
         result = await router.execute("q")
     assert result.attempts[0].error_kind == "protocol"
+
+
+# The cache
+
+
+async def test_a_cascade_that_names_its_strategy_is_not_answered_by_one_that_does_not() -> None:
+    play = Scripted()
+    given = [model("dear", cost_per_1k_tokens=1.0), model("cheap", cost_per_1k_tokens=0.01)]
+
+    def anything(completion: Completion) -> bool:
+        return True
+
+    async with router_of(play, given, cache=True) as router:
+        how: dict[str, Any] = {"mode": "cascade", "accept": anything}
+        first = await router.execute(QueryRequest(query="q"), **how)
+        named = await router.execute(QueryRequest(query="q", strategy="balanced"), **how)
+    assert (first.model_id, named.model_id) == ("cheap", "dear")
+
+
+async def test_a_field_that_does_not_exist_is_an_error_whatever_is_cached() -> None:
+    async with router_of(Scripted(), cache=True) as router:
+        await router.execute("q")
+        with pytest.raises(ValueError, match="max_tokes"):
+            await router.execute("q", max_tokes=5)  # type: ignore[call-arg]
+
+
+# Manners
+
+
+async def test_a_width_that_is_no_whole_number_is_refused_and_spoils_no_other() -> None:
+    async with router_of(Scripted()) as router:
+        with pytest.raises(ConfigurationError, match="width"):
+            await router.execute("q", mode="race", width=2.0)  # type: ignore[arg-type]
+        assert (await router.execute("q", mode="race", width=2)).success

@@ -6,7 +6,7 @@ import json
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
-from asyncroute._inputs import Message, QueryRequest
+from asyncroute._inputs import Message, QueryRequest, RequestFields
 from asyncroute._results import ExecutionResult
 
 __all__ = ("is_worth_keeping", "result_key", "shared_copy")
@@ -37,6 +37,8 @@ def result_key(
             return None  # a mistake, which whoever makes the request will tell of
         fields = query.__dict__
         query = query.messages or query.query or ""
+    elif not fields.keys() <= RequestFields.__optional_keys__:
+        return None  # as above
     field = fields.get
     params, metadata = field("params"), field("metadata")
     models, exclude = field("models"), field("exclude")

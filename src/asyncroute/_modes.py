@@ -46,8 +46,9 @@ class Manner:
             raise ConfigurationError(
                 f"mode must be sequential, hedged, race or cascade, got {self.mode!r}"
             )
-        if self.width is not None and self.width < 1:
-            raise ConfigurationError(f"width must be 1 or more, got {self.width!r}")
+        width = self.width
+        if width is not None and not (isinstance(width, int) and width >= 1):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ConfigurationError(f"width must be a whole number, 1 or more, got {width!r}")
         if self.hedge_after is not None and not self.hedge_after >= 0:
             raise ConfigurationError(
                 f"hedge_after must be 0 or more seconds, got {self.hedge_after!r}"
@@ -78,7 +79,7 @@ class Manner:
 
 SEQUENTIAL = Manner()
 
-_plain_manner = lru_cache(maxsize=128)(Manner)
+_plain_manner = lru_cache(maxsize=128, typed=True)(Manner)  # 2.0 is not found where 2 was kept
 
 
 def manner_of(

@@ -361,6 +361,8 @@ class LLMRouter:
         manner = SEQUENTIAL
         if mode is not None or width is not None or hedge_after is not None or accept is not None:
             manner = manner_of(mode, width, hedge_after, accept)
+            if mode == "cascade" and strategy is None and not _names_strategy(query):
+                strategy = "cost_optimized"
         cache, key, recalled = self._cache, None, None
         if cache is not None:
             how = strategy if manner is SEQUENTIAL else (strategy, manner)
@@ -372,8 +374,6 @@ class LLMRouter:
         if recalled is not None:
             executor.tell(request, recalled)
             return recalled
-        if mode == "cascade" and strategy is None and not _names_strategy(request):
-            strategy = "cost_optimized"
         name, selector = self._strategy(request, strategy)
         if cache is None or key is None:
             return await executor.carry(request, name, selector, manner)
@@ -676,8 +676,8 @@ def _cache_of(cache: CacheManager[ExecutionResult] | bool) -> CacheManager[Execu
     return cache
 
 
-def _names_strategy(request: QueryRequest) -> bool:
-    return "strategy" in request.model_fields_set
+def _names_strategy(query: object) -> bool:
+    return isinstance(query, QueryRequest) and "strategy" in query.model_fields_set
 
 
 def _is_provider(given: Provider | ProviderFactory) -> TypeIs[Provider]:
