@@ -29,6 +29,7 @@ from support import (
     fails,
     in_turn,
     model,
+    models,
     now,
     router_of,
 )
@@ -48,6 +49,94 @@ class Ponders:
     async def select(self, request: QueryRequest, candidates: Sequence[Candidate], /) -> Ranking:
         await asyncio.sleep(self.seconds)
         return Ranking.in_order(candidates)
+
+
+# The time at which the first attempt starts
+
+
+async def test_the_time_a_selector_takes_is_no_time_of_the_model() -> None:
+    async with router_of(Scripted(default=answers(after=1.0)), "a") as router:
+        result = await router.execute("q", strategy=Ponders(5.0))
+        assert result.attempts[0].duration == pytest.approx(1.0)
+        assert result.actual_latency_ms == pytest.approx(6000.0)
+        assert of(router)["avg_latency_ms"] == pytest.approx(1000.0)
+
+
+async def test_a_model_that_came_back_while_a_selector_pondered_is_asked() -> None:
+    play = Scripted({"a": in_turn(fails("rate_limited", retry_after=3.0), answers())})
+    async with router_of(play, "ab") as router:
+        await router.execute("q")
+        play.calls.clear()
+
+        class Both(Ponders):
+            async def select(
+                self, request: QueryRequest, candidates: Sequence[Candidate], /
+            ) -> Ranking:
+                await asyncio.sleep(5.0)
+                return Ranking.in_order(candidates)
+
+        assert (await router.execute("q", strategy=Both(), exclude=["b"])).success
+        assert play.calls == ["a"]
+        assert now() == pytest.approx(5.2, abs=0.3)
+
+
+async def test_a_model_switched_off_while_a_selector_pondered_is_not_called() -> None:
+    play = Scripted()
+    async with router_of(play, "ab") as router:
+        asked = asyncio.create_task(router.execute("q", strategy=Ponders(5.0)))
+        await asyncio.sleep(1.0)
+        router.update_model_availability("a", False)
+        assert (await asked).model_id == "b"
+    assert play.calls == ["b"]
+
+
+async def test_a_model_switched_off_while_a_request_waits_for_it_is_not_called() -> None:
+    play = Scripted({"a": in_turn(fails("rate_limited", retry_after=10.0), answers())})
+    strategy = FallbackStrategy(max_retries=0)
+    async with router_of(play, "a", fallback=strategy) as router:
+        assert not (await router.execute("q")).success
+        asked = asyncio.create_task(router.execute("q"))
+        await asyncio.sleep(5.0)
+        router.update_model_availability("a", False)
+        assert not (await asked).success
+    assert play.calls == ["a"]
+
+
+# How long an attempt may take
+
+
+async def test_an_attempt_that_no_chain_follows_may_take_all_the_time_there_is() -> None:
+    play = Scripted(default=answers(after=8.0))
+    chains: dict[str, tuple[str, ...]] = {"a": ()}
+    strategy = FallbackStrategy(chains=chains, max_retries=0)
+    async with router_of(play, "ab", fallback=strategy) as router:
+        assert (await router.execute("q", timeout=10.0)).success
+    assert play.calls == ["a"]
+
+
+async def test_the_only_one_of_many_that_is_not_too_dear_may_take_all_the_time_there_is() -> None:
+    play = Scripted(default=answers(after=8.0))
+    dear = models([f"m{i}" for i in range(40)], cost_per_1k_tokens=100.0)
+    async with LLMRouter([model("a"), *dear], {"*": play}, seed=1) as router:
+        assert (await router.execute("q", max_cost=0.1, timeout=10.0)).success
+    assert play.calls == ["a"]
+
+
+# Who follows
+
+
+async def test_a_model_over_a_limit_does_not_follow_though_it_is_set_aside() -> None:
+    play = Scripted(
+        {"a": fails(after=3.0), "b": in_turn(fails("rate_limited", retry_after=1.0), answers())}
+    )
+    given = [model("a"), model("b", avg_latency_ms=5000.0)]
+    strategy = FallbackStrategy(max_retries=0)
+    async with router_of(play, given, fallback=strategy) as router:
+        await router.execute("q", models=["b"])
+        play.calls.clear()
+        result = await router.execute("q", max_latency_ms=2000.0)
+        assert not result.success
+    assert play.calls == ["a"]
 
 
 # Health
@@ -169,3 +258,22 @@ async def test_a_width_that_is_no_whole_number_is_refused_and_spoils_no_other() 
         with pytest.raises(ConfigurationError, match="width"):
             await router.execute("q", mode="race", width=2.0)  # type: ignore[arg-type]
         assert (await router.execute("q", mode="race", width=2)).success
+
+
+# Retries
+
+
+async def test_a_retry_whose_caller_goes_meanwhile_is_not_counted_as_made() -> None:
+    play = Scripted({"a": fails("unavailable")})
+    strategy = FallbackStrategy(base_delay=8.0, max_delay=8.0)
+    async with router_of(play, "a", fallback=strategy) as router:
+        assert router._executor is not None
+        retries = router._executor.runtime.retries
+        before = retries.level
+        asked = asyncio.create_task(router.execute("q"))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert retries.level < before
+        asked.cancel()
+        await asyncio.wait([asked])
+        assert retries.level == before

@@ -37,9 +37,7 @@ class Choice:
         first: The candidate that comes first.
         tokens_in: Estimated tokens of input.
         later: Those set aside for a while, who come last.
-
-    Attributes:
-        count: How many candidates there are.
+        count: How many candidates there are, those included.
     """
 
     __slots__ = (
@@ -61,12 +59,13 @@ class Choice:
         first: Endpoint,
         tokens_in: int,
         later: Sequence[Endpoint],
+        count: int,
     ) -> None:
         self.request = request
         self.ranking = ranking
         self.first = first
         self.tokens_in = tokens_in
-        self.count = len(captured) + len(later)
+        self.count = count
         self._later = later
         self._captured = captured
         self._order: list[Endpoint] | None = None
@@ -235,7 +234,7 @@ class Course:
         role: Role = "race" if is_raced else "fallback" if self.tries else "first"
         if not self.tries:
             first = self._choice.first
-            permit = first.health.try_pass(now)
+            permit = first.health.try_pass(now) if first.config.is_available else None
             if permit is not None:  # nearly always: the rest need not even be listed
                 return self._try(first, permit, role, now)
         candidate = self._next_candidate(now)
@@ -270,7 +269,8 @@ class Course:
         if self.is_closed:
             return None
         if not self.tries:
-            earliest = min((e.health.available_at(now) for e in self._untried), default=inf)
+            candidates = [e for e in self._untried if e.config.is_available]
+            earliest = min((e.health.available_at(now) for e in candidates), default=inf)
             if earliest >= self.deadline:
                 return None
             # Spread over a tenth of the wait: those who wait for one Retry-After come together.
@@ -376,6 +376,7 @@ class Course:
         self._planned = None
         permit = endpoint.health.try_pass(now) if endpoint.config.is_available else None
         if permit is None:
+            self.runtime.retries.give_back()
             return None
         return self._try(endpoint, permit, "retry", now)
 
@@ -410,12 +411,16 @@ class Course:
             return deadline
         left = deadline - now
         half = left / 2
-        if len(self.tries) > 1 or endpoint.journal.slowest * 3.0 > half:
+        if (
+            len(self.tries) > 1
+            or self.runtime.fallback.has_chains
+            or endpoint.journal.slowest * 3.0 > half
+        ):
             untried = self._untried
             if self._has_tried_enough or not untried:
                 return deadline
             return now + self._share(endpoint, untried[0], left)
-        return now + half  # no model is so slow that it would make a difference
+        return now + half  # some model follows, and none is so slow that it would matter which
 
     @staticmethod
     def _share(endpoint: Endpoint, following: Endpoint, left: float) -> float:
@@ -452,6 +457,12 @@ class Course:
         ignore being given up keep what they need to settle.
         """
         self.listener = None
+        if self._planned is not None:
+            self._planned = None
+            self.runtime.retries.give_back()
+        for attempt in self.tries:
+            if attempt.error is not None:
+                attempt.dissolve()
         self.tries.clear()
 
     def has_stopped(self, attempt: Try, /) -> None:

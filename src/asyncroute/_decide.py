@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from bisect import bisect_left
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from math import inf
 from typing import Literal, cast, final
 
@@ -79,7 +79,7 @@ class Decider:
             request, relaxed, eligible, rejected = self._relax(request, tokens_in, reasons, now)
         away = held_back = _NOBODY
         if self._registry.journal.troubled:
-            away, held_back = self._set_aside(eligible, now)
+            away, held_back = self._set_aside(eligible, rejected, now)
         candidates: Sequence[Endpoint] = eligible
         later: Sequence[Endpoint] = ()
         if rejected or away or held_back:
@@ -99,8 +99,10 @@ class Decider:
         captured = ranking.captured
         if captured is None:
             captured = [(endpoint.view,) for endpoint in ranked]
-        reasons = eligible.rejected
+        reasons, count = eligible.rejected, len(captured)
         if candidates is not eligible:
+            # Of a large set all are captured, those left out too.
+            count = min(count, len(candidates)) + len(later)
             groups = (away, held_back, rejected)
             reasons = {**reasons, **{k: v for group in groups for k, v in _by_id(group).items()}}
         tokens_out = first.expected_output(request)
@@ -116,7 +118,7 @@ class Decider:
             relaxed,
             cached,
         )
-        decision.trace = choice = Choice(request, ranking, captured, first, tokens_in, later)
+        decision.trace = choice = Choice(request, ranking, captured, first, tokens_in, later, count)
         return decision, choice
 
     # What depends on the kind of request only
@@ -188,9 +190,11 @@ class Decider:
     # What depends on this request, or on this moment
 
     def _set_aside(
-        self, eligible: Eligible, now: float
+        self, eligible: Eligible, rejected: Collection[Endpoint], now: float
     ) -> tuple[Mapping[Endpoint, str], Mapping[Endpoint, str]]:
         """Return those that health keeps calls away from, and those that are to come later.
+
+        Those that are rejected are neither: they do not come later either.
 
         Models that have just recovered come first only as often as their weight says.
         """
@@ -198,7 +202,7 @@ class Decider:
         held_back: dict[Endpoint, str] = {}
         troubled = self._registry.journal.troubled
         for endpoint in tuple(troubled):
-            if endpoint not in eligible.places:
+            if endpoint not in eligible.places or endpoint in rejected:
                 continue
             health = endpoint.health
             available_at = health.available_at(now)

@@ -158,7 +158,7 @@ class Executor:
         try:
             attempt = winner = None
             if plan is None and manner.mode in _ONE_BY_ONE:
-                attempt = course.next_try(started_at)
+                attempt = course.next_try(self.runtime.now())  # choosing may have taken its time
                 if attempt is not None and attempt.runs_inline:
                     await attempt.run()  # nothing runs beside it that would have to be watched
                     if attempt.completion is not None:
@@ -176,7 +176,10 @@ class Executor:
             raise
         finally:
             self._leave(course)
-        return self._told(request, result)
+        try:
+            return self._told(request, result)
+        finally:
+            del result  # its error's traceback may lead to this frame: no way back from here
 
     async def carry_all(
         self, request: QueryRequest, strategy: str, selector: ModelSelector, width: int

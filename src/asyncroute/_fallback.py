@@ -49,6 +49,7 @@ class FallbackStrategy:
     __slots__ = (
         "_chains",
         "base_delay",
+        "has_chains",
         "max_delay",
         "max_models",
         "max_retries",
@@ -82,6 +83,7 @@ class FallbackStrategy:
         self.base_delay = base_delay
         self.max_delay = max_delay
         self._chains = {model: tuple(chain) for model, chain in (chains or {}).items()}
+        self.has_chains = bool(self._chains)
         _refuse_cycles(self._chains)
 
     @property
