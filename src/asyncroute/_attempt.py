@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from asyncroute._protocols import Provider
     from asyncroute._runtime import Runtime
 
-__all__ = ("SURELY_SLOW", "Request", "Stop", "Try")
+__all__ = ("SURELY_SLOW", "Request", "Stop", "Try", "not_a_completion")
 
 Stop = Literal["timed_out", "superseded", "cancelled"]
 """Why an attempt was given up by us."""
@@ -301,9 +301,7 @@ class Try(Interruptible):
             ProtocolError: It is none.
         """
         if not isinstance(completion, Completion):
-            raise ProtocolError(
-                f"the provider returned a {type(completion).__name__}, not a Completion"
-            )
+            raise not_a_completion(completion)
         if not isinstance(completion.text, str):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ProtocolError(
                 f"the provider returned a {type(completion.text).__name__} as text, not a str"
@@ -560,6 +558,11 @@ class Try(Interruptible):
     def __repr__(self) -> str:
         state = self.stopped_by or ("settled" if self.is_settled else "running")
         return f"<Try {self.role} {self.endpoint.config.model_id}: {state}>"
+
+
+def not_a_completion(found: object) -> ProtocolError:
+    """Make the error of a provider that returned something else."""
+    return ProtocolError(f"the provider returned a {type(found).__name__}, not a Completion")
 
 
 def _cut_own_frames(error: BaseException) -> None:

@@ -39,6 +39,8 @@ class Pieces:
         Raises:
             ProtocolError: A part of it is not what it should be.
         """
+        if not isinstance(chunk, Chunk):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ProtocolError(f"the provider yielded a {type(chunk).__name__}, not a Chunk")
         if text := chunk.text:
             if not isinstance(text, str):  # pyright: ignore[reportUnnecessaryIsInstance]
                 raise _no_text(text)

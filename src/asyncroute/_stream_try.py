@@ -9,7 +9,7 @@ from contextvars import Context
 from math import inf
 from typing import TYPE_CHECKING, Any, final
 
-from asyncroute._attempt import SURELY_SLOW, Request, Stop, Try
+from asyncroute._attempt import SURELY_SLOW, Request, Stop, Try, not_a_completion
 from asyncroute._deadlines import TICK, deliver_again
 from asyncroute._errors import RouterStateError, StreamInterruptedError, as_provider_error
 from asyncroute._handover import Handover
@@ -414,6 +414,8 @@ def _opened(provider: Provider, call: Call) -> AsyncGenerator[Chunk]:
 async def _whole(provider: Provider, call: Call) -> AsyncGenerator[Chunk]:
     """The answer of a provider that cannot stream, as one chunk."""
     completion = await provider.complete(call)
+    if not isinstance(completion, Completion):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise not_a_completion(completion)
     for tool_call in completion.tool_calls:
         yield Chunk(tool_call=tool_call)
     usage = completion.usage or call.usage
