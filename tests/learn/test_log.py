@@ -96,3 +96,28 @@ async def test_what_could_not_be_written_is_told_on_leaving(tmp_path: Path) -> N
             folder.rmdir()
             result = await router.execute("3 + 4?")
             assert await router.feedback(result, 1.0)
+
+
+async def test_half_a_character_is_replaced_and_what_follows_is_written_too(tmp_path: Path) -> None:
+    path = tmp_path / "outcomes.jsonl"
+    async with OutcomeLog(path) as log, router_of(log) as router:
+        for question in ("a\ud800b", "世界"):
+            await router.feedback(await router.execute(question), 1.0)
+    lines = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    assert [line["prompt"] for line in lines] == ["a?b", "世界"]
+
+
+async def test_a_rating_that_nobody_would_write_is_told_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "outcomes.jsonl"
+    log = OutcomeLog(path)
+    async with router_of(log) as router:
+        await router.feedback(await router.execute("never entered"), 1.0)
+        assert "use the outcome log inside of its `async with`" in caplog.text
+        async with log:
+            pass
+        caplog.clear()
+        await router.feedback(await router.execute("left"), 1.0)
+        assert "use the outcome log inside of its `async with`" in caplog.text
+    assert path.read_text("utf-8") == ""

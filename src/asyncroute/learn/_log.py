@@ -53,6 +53,7 @@ class OutcomeLog:
         self._lines: SimpleQueue[str | None] = SimpleQueue()
         self._thread: Thread | None = None
         self._error: OSError | None = None
+        self._is_open = False
 
     async def __aenter__(self) -> Self:
         if self._thread is not None:
@@ -60,6 +61,7 @@ class OutcomeLog:
         await anyio.to_thread.run_sync(self._touch)
         self._thread = Thread(target=self._write, name="asyncroute outcome log", daemon=True)
         self._thread.start()
+        self._is_open = True
         return self
 
     async def __aexit__(
@@ -70,6 +72,7 @@ class OutcomeLog:
     ) -> None:
         """Wait until everything is written, also when cancelled."""
         assert self._thread is not None
+        self._is_open = False
         self._lines.put(None)
         with anyio.CancelScope(shield=True):
             await anyio.to_thread.run_sync(self._thread.join)
@@ -77,7 +80,13 @@ class OutcomeLog:
             raise self._error
 
     def on_feedback(self, request: QueryRequest, result: ExecutionResult, score: float, /) -> None:
-        """Write the line of a rated answer."""
+        """Write the line of a rated answer.
+
+        Raises:
+            RouterStateError: Outside of `async with`, where nobody would write it.
+        """
+        if not self._is_open:
+            raise RouterStateError("use the outcome log inside of its `async with`")
         cost = next((a.cost for a in result.attempts if a.outcome == "won"), None)
         line: dict[str, object] = {
             "prompt": text_of(request),
@@ -98,7 +107,7 @@ class OutcomeLog:
         while (line := self._lines.get()) is not None:
             try:
                 # Opened anew for a line that comes alone: a file that was moved away is made anew.
-                with open(self._path, "a", encoding="utf-8") as file:
+                with open(self._path, "a", encoding="utf-8", errors="replace") as file:
                     file.write(line)
                     while not self._lines.empty():
                         following = self._lines.get()
