@@ -73,3 +73,11 @@ def test_an_empty_file_and_a_missing_one_say_so(tmp_path: Path) -> None:
         read_dataset(write(tmp_path / "log.jsonl"))
     with pytest.raises(FileNotFoundError):
         read_dataset(tmp_path)
+
+
+def test_a_score_out_of_range_is_named_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    lines = [f'{{"prompt": "x", "model": "a", "score": {score}}}' for score in (1, 2)]
+    path.write_text("\n".join(lines), "utf-8")
+    with pytest.raises(ValueError, match=r"log.jsonl line 2: score must be from 0 to 1, got 2"):
+        read_dataset(path)

@@ -4,6 +4,7 @@ import io
 import random
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -286,7 +287,7 @@ def test_damage_anywhere_is_found_or_harmless(fitted: QualityPredictor, tmp_path
             continue
         assert again.predict("x") == pytest.approx(fitted.predict("x"), abs=2e-3)
     path.write_bytes(whole[:-100])
-    with pytest.raises(WeightsError):
+    with pytest.raises(WeightsError, match=r"weights: not readable as weights"):
         QualityPredictor.load(path)
 
 
@@ -402,3 +403,18 @@ def test_a_knob_is_a_share() -> None:
     assert price_of(0.5) == pytest.approx(0.1)
     with pytest.raises(ValueError, match="knob must be from 0 to 1"):
         price_of(1.1)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (("q", "m"), r"an outcome must be \(query, model, score, cost\), got \('q', 'm'\)"),
+        ({"query": "q", "model": "m", "score": 1}, "an outcome must be"),
+        ("text", "an outcome must be"),
+        ((5, "m", 1.0, 0.1), "query of an outcome must be a text, got 5"),
+        (("q", None, 1.0, 0.1), "model of an outcome must be a text, got None"),
+    ],
+)
+def test_what_is_no_outcome_is_refused_and_shown(given: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        QualityPredictor.fit([given])

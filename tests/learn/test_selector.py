@@ -433,3 +433,35 @@ async def test_a_cascade_keeps_to_the_request_s_limits(cascades: QualityPredicto
             provider.calls.clear()
             result = await router.execute("question 999", strategy="learned", **limits)
             assert (result.success, len(provider.calls)) == (True, calls), limits
+
+
+@pytest.mark.parametrize(
+    ("field", "message"),
+    [
+        ("agree", "agree must be a function or None, got 5"),
+        ("scorer", "scorer must be a function or None, got 5"),
+    ],
+)
+def test_what_is_no_function_is_refused(
+    predictor: QualityPredictor, field: str, message: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        PredictiveSelector(predictor, **{field: 5})  # type: ignore[arg-type]
+
+
+def test_a_path_is_no_predictor(weights: Path) -> None:
+    with pytest.raises(ConfigurationError, match="predictor must be a QualityPredictor"):
+        PredictiveSelector(str(weights))  # type: ignore[arg-type]
+
+
+async def test_a_scorer_that_returns_something_else_has_failed(
+    predictor: QualityPredictor, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scorer(request: object, models: object) -> Any:
+        return "small"
+
+    selector = PredictiveSelector(predictor, scorer=scorer)
+    async with router_of(selector) as router:
+        assert (await router.execute("alpha", strategy="learned")).success
+    assert selector.scorer_failures == 1
+    assert "must return a mapping of scores by model id, got 'small'" in caplog.text

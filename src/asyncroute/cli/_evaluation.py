@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from math import isfinite
 from typing import TYPE_CHECKING
 
@@ -45,10 +44,13 @@ def evaluate_outcomes(  # noqa: PLR0913 - one parameter is one option
     """
     try:
         from asyncroute import learn
+        from asyncroute.learn import _plot
         from asyncroute.learn._progress import progress_bar
 
         if plot is not None:
-            import_module("matplotlib")  # before the work, not after it
+            _plot.check_format(plot)  # before the work, not after it
+    except ValueError as error:
+        raise ConfigurationError(str(error)) from None
     except ImportError as error:
         raise ImportError(f"eval needs {error.name}: pip install 'asyncroute[learn]'") from None
     try:

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from asyncroute.learn._agreement import same_text
-from asyncroute.learn._outcomes import Grid, Outcome
+from asyncroute.learn._outcomes import Grid, Outcome, checked
 
 if TYPE_CHECKING:
     import os
@@ -119,7 +119,7 @@ def _log(file: Path, name: str, agree: Agree) -> Dataset:
         tags.setdefault(prompt, _tags(item))
         score = _number("score", item["score"])
         cost = _number("cost_usd", item.get("cost_usd"))
-        return Outcome(prompt, _text(item, "model"), score, cost, item.get("answer"))
+        return checked(Outcome(prompt, _text(item, "model"), score, cost, item.get("answer")))
 
     grid = Grid.of(_lines(file, outcome), agree=agree)
     tasks, keys = zip(*(tags[query] for query in grid.queries), strict=True)

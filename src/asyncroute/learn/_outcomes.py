@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from math import inf, nan
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias, final
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast, final
 
 import numpy as np
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     Floats: TypeAlias = NDArray[np.floating]
 
-__all__ = ("Grid", "Outcome")
+__all__ = ("Grid", "Outcome", "checked")
 
 
 class Outcome(NamedTuple):
@@ -74,8 +74,7 @@ class Grid:
         given: list[list[Hashable]] = []
         cells: dict[tuple[int, int], tuple[float, float, float]] = {}
         for outcome in outcomes:
-            known = outcome if isinstance(outcome, Outcome) else Outcome(*outcome)
-            query, model, score, cost, answer = _checked(known)
+            query, model, score, cost, answer = checked(_outcome_of(outcome))
             row = rows.setdefault(query, len(rows))
             column = columns.setdefault(model, len(columns))
             if row == len(given):
@@ -111,7 +110,25 @@ def _label(given: list[Hashable], answer: Hashable, agree: Agree | None) -> int:
     return len(given) - 1
 
 
-def _checked(outcome: Outcome) -> Outcome:
+def _outcome_of(given: object) -> Outcome:
+    if isinstance(given, Outcome):
+        return given
+    if isinstance(given, (tuple, list)):
+        fields = cast("Sequence[Any]", given)
+        if 3 <= len(fields) <= len(Outcome._fields):
+            return Outcome(*fields)
+    raise ValueError(f"an outcome must be (query, model, score, cost), got {given!r}")
+
+
+def checked(outcome: Outcome) -> Outcome:
+    """Return an outcome whose fields are what they should be.
+
+    Raises:
+        ValueError: One is not.
+    """
+    for name in ("query", "model"):
+        if not isinstance(text := getattr(outcome, name), str):
+            raise ValueError(f"{name} of an outcome must be a text, got {text!r}")
     if outcome.score is not None and not 0.0 <= outcome.score <= 1.0:
         raise ValueError(
             f"score must be from 0 to 1, got {outcome.score!r} for model {outcome.model!r}"

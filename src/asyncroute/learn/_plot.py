@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,11 +11,9 @@ import numpy as np
 from asyncroute.learn._figures import hull
 
 if TYPE_CHECKING:
-    import os
-
     from asyncroute.learn._evaluate import Report
 
-__all__ = ("plot",)
+__all__ = ("check_format", "plot")
 
 _MARKS = {"cheapest": "v", "best single": "o", "random": "x", "oracle": "*"}
 
@@ -27,8 +27,10 @@ def plot(report: Report, path: str | os.PathLike[str]) -> None:
 
     Raises:
         ImportError: Without matplotlib.
+        ValueError: For an ending that is no format.
     """
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     replay = report.replays[0]
     canvas: Any = Figure(figsize=(7, 4.5), layout="constrained")  # its stubs are partly untyped
@@ -47,11 +49,30 @@ def plot(report: Report, path: str | os.PathLike[str]) -> None:
             if line.name == "best single":
                 axes.axhline(line.score[0], color="lightgray", linewidth=0.8, zorder=0)
     axes.set_xscale("log")
+    # At 1, 2 and 5: what matplotlib writes between powers of ten runs into each other.
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("mean cost per query (USD)")
     axes.set_ylabel("mean score")
     axes.set_title(f"{report.name}, first split")
     axes.legend(fontsize="small")
     canvas.savefig(path, dpi=150)
+
+
+def check_format(path: str | os.PathLike[str]) -> None:
+    """Refuse a file name whose ending is no format, before the work of making the report.
+
+    Raises:
+        ImportError: Without matplotlib.
+        ValueError: It is none.
+    """
+    from matplotlib.figure import Figure
+
+    formats = sorted(Figure().canvas.get_supported_filetypes())
+    ending = PurePath(path).suffix.removeprefix(".").lower()
+    if ending and ending not in formats:
+        raise ValueError(f"plot: {os.fspath(path)!r} must end in one of {', '.join(formats)}")
 
 
 def _drawn(line: Any) -> tuple[Any, Any]:

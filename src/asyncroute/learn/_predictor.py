@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import nullcontext
 from math import inf, sqrt
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias, final
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias, final
 import numpy as np
 
 from asyncroute.learn._cascade import propose, replay
+from asyncroute.learn._codec import WeightsError
 from asyncroute.learn._corrections import Corrections
 from asyncroute.learn._features import FEATURES, feature_matrix, features
 from asyncroute.learn._fit import PLACE, Table, Weights, blank, fit_weights
@@ -19,7 +21,6 @@ from asyncroute.learn._prototypes import Lit, light
 from asyncroute.learn._storage import Saved, decode, encode, read_file, write_file
 
 if TYPE_CHECKING:
-    import os
     import random
     from collections.abc import Iterable, Mapping, Sequence
 
@@ -423,7 +424,11 @@ class QualityPredictor:
             WeightsError: When the file is not such a file, is damaged, or of another version.
             OSError: When it cannot be read.
         """
-        return cls(decode(read_file(path)))
+        data = read_file(path)
+        try:
+            return cls(decode(data))
+        except WeightsError as error:
+            raise WeightsError(f"{os.fspath(path)}: {error}") from None
 
 
 def _check_quality(model: str, quality: float) -> None:

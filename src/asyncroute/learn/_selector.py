@@ -17,12 +17,13 @@ from asyncroute.learn._controller import Budget, Controller, Knob, TargetCost
 from asyncroute.learn._exploration import ExplorationCap
 from asyncroute.learn._forecast import Forecast
 from asyncroute.learn._offers import Offers, Weighting
+from asyncroute.learn._predictor import QualityPredictor
 
 if TYPE_CHECKING:
     from asyncroute._protocols import Agree
     from asyncroute._results import ExecutionResult
     from asyncroute._values import Attempt
-    from asyncroute.learn._predictor import QualityPredictor, Reading
+    from asyncroute.learn._predictor import Reading
 
 __all__ = ("Expectation", "PredictiveSelector", "Scorer")
 
@@ -93,6 +94,13 @@ class PredictiveSelector:
         load_weight: float = 0.02,
         rng: random.Random | None = None,
     ) -> None:
+        if not isinstance(predictor, QualityPredictor):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ConfigurationError(
+                f"predictor must be a QualityPredictor (fit or load one), got {predictor!r}"
+            )
+        for name, function in (("agree", agree), ("scorer", scorer)):
+            if function is not None and not callable(function):
+                raise ConfigurationError(f"{name} must be a function or None, got {function!r}")
         self.predictor = predictor
         self.scorer_failures = 0
         self._agree = agree
@@ -178,6 +186,8 @@ class PredictiveSelector:
         try:
             async with asyncio.timeout(seconds):
                 scores = await scorer(request, models)
+            if not isinstance(scores, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise TypeError(f"must return a mapping of scores by model id, got {scores!r}")
             quality = forecast.quality.copy()
             for model, column in zip(models, columns, strict=True):
                 if model in scores:
