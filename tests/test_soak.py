@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pytest
+if TYPE_CHECKING:
+    import pytest
 
 
-@pytest.mark.parametrize("seed", [1, 2])
-def test_after_two_thousand_calls_of_mixed_faults_nothing_is_left_over(
-    seed: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_after_calls_of_mixed_faults_nothing_is_left_over(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
-    from soak import soak
+    from soak import Soak
 
-    report = soak(calls=2000, callers=300, seed=seed)
+    soak = Soak(calls=1000, callers=250)
 
-    assert report.off == []
-    seen = report.seen
-    assert seen.outcomes["answered"] > 1000
-    assert min(seen.kinds.values()) > 20
-    assert min(seen.roles[role] for role in ("first", "fallback", "retry", "hedge", "race")) > 10
+    assert soak.off == []
+    assert any(figure.name == "left: slots" for figure in soak.figures)
+    seen = soak.seen
+    assert seen.kinds.total() == 1000
+    assert seen.outcomes["answered"] > 500
+    assert {"first", "fallback", "hedge", "race"} <= set(seen.roles)
