@@ -350,6 +350,32 @@ async def test_the_last_model_is_never_ejected_hard() -> None:
         assert len(ejected) == 1
 
 
+async def test_where_all_are_ejected_the_best_is_tried_but_not_while_one_can_be_probed() -> None:
+    broken = in_turn(fails(), fails(), fails(after=3.0), fails())
+    ledger = Ledger({"a": broken, "b": in_turn(works(), works(), fails(), fails(), works(0.5))})
+    once = FallbackStrategy(max_retries=0)
+    async with router_over(ledger, "ab", health=QUICK, fallback=once) as router:
+        await eject(router)
+        await asyncio.sleep(5.0)
+        probe = asyncio.get_running_loop().create_task(ask(router))
+        await asyncio.sleep(0.1)
+        for _ in range(2):
+            await ask(router, timeout=1.0)
+        await probe
+        assert [health_of(router, name) for name in "ab"] == ["ejected", "ejected"]
+        sent = len(ledger.calls)
+        await ask(router, timeout=1.0)
+        assert ledger.calls[sent:] == ["a"]  # in panic
+        b = router._registry["b"].health
+        await asyncio.sleep(b.available_at(now()) - now())
+        assert health_of(router, "a") == "ejected"
+        sent = len(ledger.calls)
+        results = await asyncio.gather(*[ask(router, timeout=0.4) for _ in range(5)])
+        assert ledger.calls[sent:] == ["b"]  # the probe, and nobody beside it
+        assert not any(result.success for result in results)
+        assert_at_rest(router)
+
+
 async def test_under_a_total_failure_extra_calls_stay_within_the_budget() -> None:
     ledger = Ledger(default=fails())
     async with router_over(ledger, "a") as router:
