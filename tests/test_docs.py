@@ -108,3 +108,12 @@ def test_the_reference_is_up_to_date() -> None:
     script: dict[str, Callable[[], str]] = runpy.run_path(str(ROOT / "docs" / "make_reference.py"))
     written = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
     assert script["reference"]() == written, "run uv run python docs/make_reference.py"
+
+
+def test_every_test_that_a_page_names_is_there() -> None:
+    written = "".join(path.read_text("utf-8") for path in (ROOT / "tests").rglob("*.py"))
+    there = set(re.findall(r"def (test_\w+)", written))
+    page = (ROOT / "docs" / "resilience.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`(test_\w+)`", page))
+    assert len(named) > 80
+    assert named <= there
