@@ -157,6 +157,24 @@ async def test_an_answer_in_the_turn_of_the_hedge_is_kept_without_a_hedge(inline
     assert (result.response, ledger.calls) == ("a", ["a"])
 
 
+@pytest.mark.parametrize("turns", range(8))
+@BOTH
+async def test_a_hedge_given_up_before_its_first_step_is_settled(inline: bool, turns: int) -> None:
+    async def answers_beside_the_hedge(call: Call) -> Completion:
+        await asyncio.sleep(1.0 + TICK - now())  # the hedge's delay of 1 s, on the timers' grid
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        return Completion("a", Usage(10, 5))
+
+    ledger = Ledger({"a": answers_beside_the_hedge}, inline)
+    async with router_over(ledger, "ab") as router:
+        result = await ask(router, mode="hedged", hedge_after=1.0)
+        await asyncio.sleep(1.0)
+        assert_at_rest(router)
+        assert_settled(router, ledger)
+    assert result.response == "a"
+
+
 async def test_without_hedges_left_in_the_budget_none_is_fired() -> None:
     ledger = Ledger({"a": works(2.0)})
     async with router_over(ledger) as router:
