@@ -610,6 +610,7 @@ class Trial:
             **os.environ,
             "PYTHONPATH": str(folder),  # comes before the installed package
             "PYTHONDONTWRITEBYTECODE": "1",
+            "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",  # all those installed load for seconds
         }
 
     def places(self, mutant: Mutant) -> int:
@@ -628,7 +629,7 @@ class Trial:
 
     def failure(self, tests: Iterable[str], limit: float | None = None) -> str | None:
         """Run some test files; the first test that failed, if one did."""
-        options = "-x -q --tb=no -p no:cacheprovider".split()
+        options = "-x -q --tb=no -p no:cacheprovider -p anyio -p pytest_timeout".split()
         files = [f"tests/{name}" for name in tests]
         command = [sys.executable, "-m", "pytest", *options, *files]
         try:
@@ -645,7 +646,7 @@ class Trial:
             return "hangs"
         failed = [line for line in ran.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
         if failed:
-            return failed[0].split()[1].rpartition("::")[2]
+            return failed[0].split()[1].rpartition("::")[2].partition("[")[0]
         if "Timeout" in ran.stdout + ran.stderr:
             return "hangs"
         if ran.returncode:
