@@ -9,190 +9,49 @@ from __future__ import annotations
 import asyncio
 import warnings
 from bisect import bisect_left
-from collections.abc import Awaitable, Callable, Coroutine, Generator
+from collections import Counter, defaultdict
+from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any
 
-import anyio
 from hypothesis import strategies as st
 
 from asyncroute import (
+    AsyncRouteError,
+    Attempt,
     Call,
     Completion,
-    ExecutionResult,
     HealthSettings,
     LLMRouter,
+    ModelConfig,
     MoneyBudget,
+    QueryRequest,
     RouterStateError,
-    Usage,
 )
+from faults.callers import GAP, SHARED, TOTAL, Asking, Caller
 from faults.rig import (
+    CHUNKS,
     GRACE,
     LOSER_GRACE,
+    Entry,
     Ledger,
     assert_at_rest,
-    block_loop,
-    cleans_up,
     every_turn,
     no_loop_errors,
-    raises_on_cancellation,
-    renames_cancellation,
-    stubborn,
-    swallows_cancellation,
-    turns,
-    works,
 )
-from support import KINDS, InOrder, Step, model, now
+from faults.steps import LONGEST, Blocking
+from support import InOrder, Step, model, now
 
 EPSILON = 1e-9
-
-LONGEST = 12.0
-"""Seconds after which even the most stubborn call of a schedule has ended."""
-
 DRAIN = 0.2
-RETRIES_SAVED_UP = 10
+SAVED_UP = 10
+"""Retries and hedges that a router may make at its start."""
 MODELS_A_REQUEST = 3
-MOST_TIMERS = 1000
-
-seconds = st.sampled_from([0.0, 0.01, 0.02, 0.05, 0.1, 0.1, 0.2, 0.5, 1.0, 2.0])
-waits = st.sampled_from([0.01, 0.02, 0.1, 0.1, 0.5, 1.0, 2.0, 10.0])
-
-
-# What models do
-
-
-def bills(step: Callable[[Call], Awaitable[Any]]) -> Step:
-    """Let a call owe something from its start on, so that no cost is an estimate."""
-
-    async def billed(call: Call) -> Completion:
-        call.usage = Usage(10, 0)
-        return await step(call)
-
-    return billed
-
-
-def failing(kind: str, after: float, retry_after: float | None) -> Step:
-    async def step(call: Call) -> Completion:
-        await asyncio.sleep(after)
-        raise KINDS[kind]("scripted", retry_after=retry_after)
-
-    return bills(step)
-
-
-class Blocking:
-    """Blocks the loop for some seconds, and answers."""
-
-    def __init__(self, for_seconds: float) -> None:
-        self.for_seconds = for_seconds
-
-    async def __call__(self, call: Call) -> Completion:
-        call.usage = Usage(10, 0)
-        block_loop(self.for_seconds)
-        await asyncio.sleep(0.01)
-        return Completion("blocked", Usage(10, 1))
-
-
-@bills
-async def cancels_itself(call: Call) -> Completion:
-    raise asyncio.CancelledError
-
-
-@bills
-async def answers_nonsense(call: Call) -> Any:
-    await asyncio.sleep(0.01)
-    return "not a completion"
-
-
-@bills
-async def has_a_bug(call: Call) -> Completion:
-    raise ExceptionGroup("a group of its own", [ValueError("bug"), KeyError("bug")])
-
-
-prompt = st.one_of(
-    seconds.map(works),
-    seconds.map(works),
-    st.builds(
-        failing,
-        st.sampled_from(sorted(KINDS)),
-        seconds,
-        st.sampled_from([None, None, 0.05, 0.5, -1.0, float("nan")]),
-    ),
-    st.integers(0, 3).map(turns),
-    st.sampled_from(
-        [
-            works(3600.0),
-            bills(renames_cancellation()),
-            bills(raises_on_cancellation(ValueError("while cleaning up"))),
-            bills(swallows_cancellation()),
-            cancels_itself,
-            answers_nonsense,
-            has_a_bug,
-        ]
-    ),
-)
-dawdling = st.one_of(
-    prompt,
-    st.sampled_from([cleans_up(0.03), cleans_up(0.5)]).map(bills),
-    st.sampled_from([0.1, 2.0, 10.0]).map(stubborn),
-)
-with_blocks = st.one_of(prompt, st.sampled_from([0.05, 0.3, 1.0]).map(Blocking))
-
-
-# Who asks
-
-Mode = Literal["sequential", "hedged", "race", "cascade", "all"]
-
-
-@dataclass(frozen=True)
-class Asking:
-    """One caller: when it comes, what it wants, when it leaves."""
-
-    comes_at: float
-    mode: Mode
-    timeout: float
-    hedge_after: float
-    width: int
-    leaves_after: float | None
-    leaves_by_scope: bool
-    query: int | None
-    priority: int
-
-    def of(self, router: LLMRouter, number: int) -> Coroutine[Any, Any, Any]:
-        text = f"own {number}" if self.query is None else f"shared {self.query}"
-        fields: dict[str, Any] = {"timeout": self.timeout, "priority": self.priority}
-        fields["metadata"] = {"number": number}
-        if self.mode == "all":
-            return router.execute_all(text, width=self.width, **fields)
-        if self.mode == "hedged":
-            fields["hedge_after"] = self.hedge_after
-        elif self.mode == "race":
-            fields["width"] = self.width
-        elif self.mode == "cascade":
-            fields["accept"], fields["strategy"] = accepts, "balanced"
-        return router.execute(text, mode=self.mode, **fields)
-
-
-async def accepts(completion: Completion) -> bool:
-    await asyncio.sleep(0.01)
-    return completion.text in "bd"
-
-
-askings = st.builds(
-    Asking,
-    comes_at=seconds,
-    mode=st.sampled_from(["sequential", "sequential", "hedged", "race", "cascade", "all"]),
-    timeout=waits,
-    hedge_after=seconds,
-    width=st.integers(1, 3),
-    leaves_after=st.one_of(st.none(), st.none(), seconds),
-    leaves_by_scope=st.booleans(),
-    query=st.one_of(st.none(), st.integers(1, 2)),
-    priority=st.integers(-1, 1),
-)
-
-
-# The schedule
+RESERVED = 256
+"""Tokens reserved for a call, at least, before a model has answered often enough."""
+ENOUGH = 20
+MOST_TIMERS = 200
 
 
 @dataclass(frozen=True)
@@ -202,219 +61,280 @@ class Setting:
     slots: tuple[int, ...]
     requests_per_minute: int | None
     tokens_per_minute: int | None
-    money: float | None
+    is_one_account: bool
+    money: MoneyBudget | None
     max_workers: int | None
     queue_size: int
+    fair_by: str | None
+    adaptive: bool
     cache: bool
     closes_after: float | None
 
 
 settings_of_routers = st.builds(
     Setting,
-    slots=st.lists(st.integers(1, 3), min_size=1, max_size=4).map(tuple),
-    requests_per_minute=st.sampled_from([None, None, 3, 12]),
-    tokens_per_minute=st.sampled_from([None, None, 600, 3000]),
-    money=st.sampled_from([None, None, 0.005, 0.02]),
-    max_workers=st.sampled_from([None, None, 1, 2]),
-    queue_size=st.sampled_from([0, 2, 1000]),
+    slots=st.lists(st.sampled_from([1, 2, 3, 10]), min_size=1, max_size=4).map(tuple),
+    requests_per_minute=st.sampled_from([None, None, None, 3, 12]),
+    tokens_per_minute=st.sampled_from([None, None, None, 600, 3000]),
+    is_one_account=st.booleans(),
+    money=st.sampled_from(
+        [
+            *[None] * 6,
+            MoneyBudget(0.002),
+            MoneyBudget(0.001, per="tenant"),
+            MoneyBudget(0.001, per="model"),
+        ]
+    ),
+    max_workers=st.sampled_from([None, None, None, 1, 2]),
+    queue_size=st.sampled_from([0, 2, 1000, 1000, 1000]),
+    fair_by=st.sampled_from([None, "tenant"]),
+    adaptive=st.booleans(),
     cache=st.booleans(),
-    closes_after=st.sampled_from([None, None, None, 0.1, 0.5]),
+    closes_after=st.sampled_from([*[None] * 6, 0.1, 0.5]),
 )
-
-
-@dataclass
-class Seen:
-    """How one caller fared."""
-
-    asking: Asking
-    came_at: float = 0.0
-    left_at: float | None = None
-    ended_at: float = 0.0
-    results: list[ExecutionResult] = field(default_factory=list[ExecutionResult])
-    error: BaseException | None = None
 
 
 class Play:
     """One schedule, played on one router."""
 
-    def __init__(self, setting: Setting, scripts: list[list[Step]], inline: list[bool]) -> None:
+    def __init__(
+        self,
+        setting: Setting,
+        scripts: list[list[Step]],
+        inline: list[bool],
+        askings: list[Asking],
+    ) -> None:
         self.setting = setting
+        self.callers = [Caller(number, asking) for number, asking in enumerate(askings)]
         self.blocked = 0.0
-        names = "abcd"[: len(setting.slots)]
+        self.closed_at: float | None = None
+        self.roles: Counter[str] = Counter()
         self.ledgers = {
             name: Ledger({name: self.in_a_circle(script)}, cancels_promptly=is_inline)
-            for name, script, is_inline in zip(names, scripts, inline, strict=False)
-        }
-        self.models = [
-            model(
-                name,
-                provider=name,
-                cost_per_1k_tokens=0.001 * price,
-                max_concurrent_requests=slots,
-                requests_per_minute=setting.requests_per_minute,
-                tokens_per_minute=setting.tokens_per_minute,
-                avg_latency_ms=200,
+            for name, _, script, is_inline in zip(
+                "abcd", setting.slots, scripts, inline, strict=False
             )
-            for price, (name, slots) in enumerate(zip(names, setting.slots, strict=True), 1)
-        ]
-        self.closed_at: float | None = None
+        }
+        self.router = self.made()
+
+    def made(self) -> LLMRouter:
+        setting = self.setting
+        return LLMRouter(
+            [
+                model(
+                    name,
+                    provider=name,
+                    cost_per_1k_tokens=0.001 * price,
+                    max_concurrent_requests=slots,
+                    requests_per_minute=setting.requests_per_minute,
+                    tokens_per_minute=setting.tokens_per_minute,
+                    quota_group="account" if setting.is_one_account else None,
+                    avg_latency_ms=200,
+                )
+                for price, (name, slots) in enumerate(
+                    zip(self.ledgers, setting.slots, strict=True), 1
+                )
+            ],
+            dict(self.ledgers),
+            selectors={"balanced": InOrder()},
+            observers=[self],
+            seed=1,
+            budgets=[] if setting.money is None else [setting.money],
+            health=HealthSettings(consecutive_failures=2, base_ejection=0.5),
+            max_workers=setting.max_workers,
+            queue_size=setting.queue_size,
+            fair_by=setting.fair_by,
+            adaptive_concurrency=setting.adaptive,
+            cache=setting.cache,
+            drain_timeout=DRAIN,
+        )
 
     def in_a_circle(self, script: list[Step]) -> Step:
-        calls = 0
+        steps = 0
 
         async def step(call: Call) -> Completion:
-            nonlocal calls
-            does = script[calls % len(script)]
-            calls += 1
+            nonlocal steps
+            does = script[steps % len(script)]
+            steps += 1
             if isinstance(does, Blocking):
                 self.blocked += does.for_seconds
             return await does(call)
 
         return step
 
-    def router(self) -> LLMRouter:
-        setting = self.setting
-        return LLMRouter(
-            self.models,
-            dict(self.ledgers),
-            selectors={"balanced": InOrder()},
-            seed=1,
-            budgets=[] if setting.money is None else [MoneyBudget(setting.money)],
-            health=HealthSettings(consecutive_failures=2, base_ejection=0.5),
-            max_workers=setting.max_workers,
-            queue_size=setting.queue_size,
-            cache=setting.cache,
-            drain_timeout=DRAIN,
-        )
+    async def call_model(self, model: ModelConfig, request: QueryRequest) -> Completion:
+        """Call a model by a function of the user's."""
+        return await self.ledgers[model.model_id].ask(model, request)
 
-    async def run(self, askings: list[Asking]) -> None:
-        router = self.router()
-        seen = [Seen(asking) for asking in askings]
-        with every_turn(lambda _: self.look(router)), no_loop_errors(), warnings_of_the_let_go():
-            async with router:
-                callers = [
-                    asyncio.create_task(self.ask(router, number, each))
-                    for number, each in enumerate(seen)
+    def on_attempt(self, _: QueryRequest, attempt: Attempt) -> None:
+        self.roles[attempt.role] += 1
+
+    async def run(self) -> None:
+        with every_turn(lambda _: self.look()), no_loop_errors(), warnings_of_the_let_go():
+            async with self.router:
+                tasks = [
+                    asyncio.create_task(caller.ask(self.router, self.call_model))
+                    for caller in self.callers
                 ]
-                await asyncio.wait(callers, timeout=self.setting.closes_after)
-                if not all(caller.done() for caller in callers):
+                await asyncio.wait(tasks, timeout=self.setting.closes_after)
+                if not all(task.done() for task in tasks):
                     self.closed_at = now()
-            await asyncio.wait(callers)
+            await asyncio.gather(*tasks)
             await asyncio.sleep(LONGEST)
-        for each in seen:
-            self.check(each)
-        self.check_calls(seen)
-        self.check_rest(router, seen)
-
-    async def ask(self, router: LLMRouter, number: int, seen: Seen) -> None:
-        asking = seen.asking
-        await asyncio.sleep(asking.comes_at)
-        seen.came_at = now()
-        scope = anyio.CancelScope()
-        task = asyncio.create_task(within(scope, seen, asking.of(router, number)))
-        if asking.leaves_after is not None:
-            await asyncio.wait([task], timeout=asking.leaves_after)
-            if not task.done():
-                seen.left_at = now()
-                scope.cancel() if asking.leaves_by_scope else task.cancel()
-        await asyncio.wait([task])
-        seen.ended_at = now()
-        if task.cancelled():
-            seen.error = asyncio.CancelledError()
-        elif error := task.exception():
-            seen.error = error
-        else:
-            seen.results = task.result()
+        for caller in self.callers:
+            self.check(caller)
+        self.check_calls()
+        self.check_limits()
+        self.check_rest()
 
     # While it goes on
 
-    def look(self, router: LLMRouter) -> None:
-        setting = self.setting
-        is_metered = setting.requests_per_minute or setting.tokens_per_minute
-        workers = router._balancer._workers
+    def look(self) -> None:
+        loop: Any = asyncio.get_running_loop()
+        is_idle = not loop._ready  # whatever happened at this instant has been taken up
+        workers = self.router._balancer._workers
         if workers is not None:
             assert workers.used <= workers.limit
-        for endpoint in router._registry:
-            lane = endpoint.lane
-            running = len(self.ledgers[endpoint.config.model_id].running)
-            assert running <= lane.in_flight, "a call runs without a slot"
-            assert lane.in_flight <= endpoint.config.max_concurrent_requests
+        for endpoint in self.router._registry:
+            lane, slots = endpoint.lane, endpoint.config.max_concurrent_requests
+            running = self.ledgers[endpoint.config.model_id].running
+            working = sum(entry.is_read for entry in running)
+            assert working <= lane.in_flight <= slots, "a call runs without a slot"
             assert lane.in_flight + lane.queued <= endpoint.assigned
-            if lane.queued and lane.capacity.limit and not is_metered and workers is None:
+            if is_idle:
+                assert lane.in_flight <= len(running), "a slot is held for no call"
+            if lane.queued and lane.capacity.limit and self.is_bound_by_slots_only:
                 assert lane.in_flight >= lane.capacity.limit, "a slot is free, somebody waits"
-        loop: Any = router._loop
-        assert loop is None or len(loop._scheduled) < MOST_TIMERS
+        assert len(loop._scheduled) < MOST_TIMERS + 10 * len(self.callers)
+
+    @property
+    def is_bound_by_slots_only(self) -> bool:
+        setting = self.setting
+        is_metered = setting.requests_per_minute or setting.tokens_per_minute
+        return not is_metered and setting.max_workers is None
 
     # When it is over
 
-    def check(self, seen: Seen) -> None:
-        asking = seen.asking
-        if isinstance(seen.error, asyncio.CancelledError):
-            assert seen.left_at is not None, "cancelled, though nobody left"
-        elif isinstance(seen.error, RouterStateError):
+    def check(self, caller: Caller) -> None:
+        error, asking = caller.error, caller.asking
+        if isinstance(error, asyncio.CancelledError):
+            assert caller.left_at is not None, "cancelled, though nobody left"
+        elif isinstance(error, RouterStateError):
             assert self.closed_at is not None, "closed, though nobody closed it"
+        elif asking.way == "stream":
+            assert error is None or isinstance(error, AsyncRouteError)
         else:
-            assert seen.error is None, seen.error
-        latest = seen.came_at + asking.timeout + GRACE
-        if seen.left_at is not None:
-            latest = min(latest, seen.left_at + LOSER_GRACE)
-        if self.closed_at is not None and seen.came_at < self.closed_at:
-            latest = min(latest, self.closed_at + DRAIN + LOSER_GRACE)
-        assert seen.ended_at <= latest + self.blocked + EPSILON, "it ended late"
-        for result in seen.results:
-            assert result.success == (result.response is not None) == (result.error is None)
+            assert error is None, error
+        assert caller.ended_at <= self.latest_end(caller) + self.blocked + EPSILON, "it ended late"
+        assert caller.slowest_chunk <= GAP + GRACE + self.blocked + EPSILON, "no chunk, no error"
+        for result in caller.results:
+            assert result.success == (result.error is None)
+            assert result.success <= (result.response is not None)
             assert not isinstance(result.exception, BaseExceptionGroup)
             outcomes = [attempt.outcome for attempt in result.attempts]
             assert outcomes.count("won") <= 1
             is_answered = "won" in outcomes or "not_accepted" in outcomes
             assert is_answered or result.cached or not result.success
+            if asking.way == "stream" and result.success:
+                assert result.response == "word " * CHUNKS, "a part passes for the whole"
 
-    def check_calls(self, seen: list[Seen]) -> None:
-        entries = [entry for ledger in self.ledgers.values() for entry in ledger.entries]
-        for entry in entries:
-            caller = seen[entry.call.request.metadata["number"]]
-            if caller.asking.query is None or not self.setting.cache:
-                deadline = caller.came_at + caller.asking.timeout
-                assert entry.sent_at < deadline + EPSILON, "sent after the deadline"
-                if caller.left_at is not None:
-                    assert entry.sent_at <= caller.left_at + self.blocked, "sent for nobody"
+    def latest_end(self, caller: Caller) -> float:
+        """The latest instant at which a request may end, whatever its providers do."""
+        asking = caller.asking
+        latest = caller.came_at + asking.timeout + GRACE
+        # What has come of a stream may be read at leisure: it holds nothing any more.
+        reading = 0.0 if caller.opened_at is None else CHUNKS * asking.pause
+        if caller.opened_at is not None:
+            latest = caller.opened_at + TOTAL + GRACE + reading
+        if caller.left_at is not None:
+            latest = min(latest, caller.left_at + LOSER_GRACE)
+        if self.closed_at is not None and caller.came_at < self.closed_at:
+            latest = min(latest, self.closed_at + DRAIN + LOSER_GRACE + reading)
+        return latest
+
+    @property
+    def entries(self) -> list[Entry]:
+        return [entry for ledger in self.ledgers.values() for entry in ledger.entries]
+
+    def check_calls(self) -> None:
+        for entry in self.entries:
+            served = self.served_by(entry)
+            deadline = max(caller.came_at + caller.asking.timeout for caller in served)
+            assert entry.sent_at < deadline + EPSILON, "sent after the deadline"
+            last = max(served, key=lambda caller: caller.ended_at)
+            if last.left_at is not None:
+                assert entry.sent_at <= last.left_at + self.blocked, "sent for nobody"
+            assert entry.sent_at <= last.ended_at + self.blocked, "sent for nobody"
             if self.closed_at is not None:
                 assert entry.sent_at <= self.closed_at + DRAIN + self.blocked, "sent when closed"
-        most = sum(max(MODELS_A_REQUEST, each.asking.width) for each in seen)
-        assert len(entries) <= most + RETRIES_SAVED_UP + len(seen) // 10
-        limit = self.setting.requests_per_minute
-        for ledger in self.ledgers.values():
-            sent_at = ledger.sent_at
-            for number, at in enumerate(sent_at):
-                in_window = bisect_left(sent_at, at + 60 - EPSILON) - number
-                assert limit is None or in_window <= limit
+        requests = len(self.callers)
+        most = sum(max(MODELS_A_REQUEST, caller.asking.width) for caller in self.callers)
+        extra = SAVED_UP + requests / 10
+        assert len(self.entries) <= most + extra, "more than models and budget allow"
+        assert self.roles["retry"] + self.roles["hedge"] <= extra
+        assert self.roles["hedge"] <= SAVED_UP + 0.05 * requests
 
-    def check_rest(self, router: LLMRouter, seen: list[Seen]) -> None:
-        assert_at_rest(router)
-        figures = router.get_statistics()["model_stats"]
+    def served_by(self, entry: Entry) -> list[Caller]:
+        """The callers for whom this call may have been made: all that share its run."""
+        caller = self.callers[entry.call.request.metadata["number"]]
+        query = caller.asking.query
+        if query is None or not self.setting.cache or caller.asking.way not in SHARED:
+            return [caller]
+        return [
+            other
+            for other in self.callers
+            if other.asking.query == query and other.asking.way in SHARED
+        ]
+
+    def check_limits(self) -> None:
+        accounts = [ledger.entries for ledger in self.ledgers.values()]
+        if self.setting.is_one_account:
+            accounts = [sorted(self.entries, key=lambda entry: entry.sent_at)]
+        for entries in accounts:
+            self.check_requests_per_minute([entry.sent_at for entry in entries])
+            self.check_tokens_per_minute(entries)
+        money = self.setting.money
+        if money is not None:
+            spent: defaultdict[str, float] = defaultdict(float)
+            for entry in self.entries:
+                tenant = entry.call.request.metadata["tenant"]
+                whose = {"model": entry.model_id, "tenant": tenant}.get(money.per, "router")
+                spent[whose] += entry.billed
+            assert max(spent.values(), default=0.0) <= money.limit
+
+    def check_requests_per_minute(self, sent_at: list[float]) -> None:
+        limit = self.setting.requests_per_minute
+        for number, at in enumerate(sent_at):
+            in_window = bisect_left(sent_at, at + 60 - EPSILON) - number
+            assert limit is None or in_window <= limit
+
+    def check_tokens_per_minute(self, entries: list[Entry]) -> None:
+        limit = self.setting.tokens_per_minute
+        if limit is None:
+            return
+        for entry in entries[:ENOUGH]:
+            beside = sum(
+                other.sent_at <= entry.sent_at < (other.ended_at or 0.0) for other in entries
+            )
+            assert beside * RESERVED <= limit
+
+    def check_rest(self) -> None:
+        assert_at_rest(self.router)
+        figures = self.router.get_statistics()
         for name, ledger in self.ledgers.items():
-            assert_settled(figures[name], ledger)
-        assert router.get_statistics()["total_requests"] >= sum(len(each.results) for each in seen)
+            assert_settled(figures["model_stats"][name], ledger)
+        assert figures["total_requests"] >= sum(len(caller.results) > 0 for caller in self.callers)
+        loop: Any = asyncio.get_running_loop()
+        assert [timer for timer in loop._scheduled if not timer.cancelled()] == []
 
 
 def assert_settled(figures: dict[str, Any], ledger: Ledger) -> None:
     assert ledger.running == []
     assert figures["total_requests"] == len(ledger.entries)
-    billed = sum(ledger.billed.values())
-    assert abs(figures["total_cost"] - billed) < 1e-11
+    told = sum(entry.billed for entry in ledger.entries if entry.is_told)
+    assert abs(figures["total_cost"] - figures["estimated_cost"] - told) < 1e-11
     answered = sum(entry.end == "answered" for entry in ledger.entries)
     assert figures["successes"] == answered
-
-
-async def within(
-    scope: anyio.CancelScope, seen: Seen, work: Coroutine[Any, Any, Any]
-) -> list[ExecutionResult]:
-    """Return what came of it: nothing, where the scope took a cancellation for its own."""
-    with scope:
-        seen.came_at = now()  # a blocked loop may have kept it from its first step
-        answer = await work
-        return answer if isinstance(answer, list) else [answer]
-    return []
 
 
 @contextmanager

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, defaultdict
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any, Literal
 
 import pytest
 
-from asyncroute import Call, Completion, LLMRouter, Usage
+from asyncroute import Call, Chunk, Completion, LLMRouter, ModelConfig, QueryRequest, Usage
 from support import Step, fails, now
 
 TICK = 0.02
@@ -145,16 +146,26 @@ def block_loop(seconds: float) -> None:
 
 # Their ledger
 
+CHUNKS = 3
+"""Chunks of a complete stream."""
+
 
 @dataclass
 class Entry:
-    """One call, as the provider's operator sees it."""
+    """One call, as the provider's operator sees it.
+
+    Attributes:
+        is_told: Whether the router knows what it is billed for: all but a function's lost calls.
+        is_read: Whether the provider is at work; a stream rests while nobody reads it.
+    """
 
     call: Call
     sent_at: float
     ended_at: float | None = None
     usage: Usage | None = None
     end: Literal["answered", "failed", "cancelled"] | None = None
+    is_told: bool = True
+    is_read: bool = True
 
     @property
     def model_id(self) -> str:
@@ -181,13 +192,35 @@ class Ledger:
     entries: list[Entry] = field(default_factory=list[Entry])
 
     async def complete(self, call: Call, /) -> Completion:
+        with self._entered(call) as entry:
+            return await self._answer(entry)
+
+    async def ask(self, model: ModelConfig, request: QueryRequest) -> Completion:
+        """Answer as a function of the user's, which has no call to report usage through."""
+        with self._entered(Call(model, request, inf)) as entry:
+            entry.is_told = False
+            completion = await self._answer(entry)
+            entry.is_told = entry.end == "answered"
+            return completion
+
+    async def stream(self, call: Call, /) -> AsyncGenerator[Chunk]:
+        """Take each chunk from one step of the script; one of nonsense breaks the stream off."""
+        with self._entered(call) as entry:
+            for number in range(1, CHUNKS + 1):
+                completion = await self._step(entry)
+                if not isinstance(completion, Completion):
+                    return
+                entry.is_read = False
+                yield Chunk("word ", finish_reason="stop" if number == CHUNKS else None)
+                entry.is_read = True
+            entry.end = "answered"
+
+    @contextmanager
+    def _entered(self, call: Call) -> Generator[Entry]:
         entry = Entry(call, now())
         self.entries.append(entry)
         try:
-            completion = await self.script.get(entry.model_id, self.default)(call)
-            if isinstance(completion, Completion):  # else a script of nonsense
-                entry.usage, entry.end = completion.usage, "answered"
-            return completion
+            yield entry
         except asyncio.CancelledError:
             entry.end = "cancelled"
             raise
@@ -195,6 +228,15 @@ class Ledger:
             entry.end = entry.end or "failed"
             entry.usage = entry.usage or call.usage
             entry.ended_at = now()
+
+    async def _answer(self, entry: Entry) -> Completion:
+        completion = await self._step(entry)
+        if isinstance(completion, Completion):  # else a script of nonsense
+            entry.usage, entry.end = completion.usage, "answered"
+        return completion
+
+    async def _step(self, entry: Entry) -> Completion:
+        return await self.script.get(entry.model_id, self.default)(entry.call)
 
     @property
     def calls(self) -> list[str]:
