@@ -140,7 +140,7 @@ async def test_a_selector_object_is_a_strategy_beside_a_request_too() -> None:
     ("manner", "said"),
     [
         ({"mode": "fastest"}, "mode must be .*, got 'fastest'"),
-        ({"width": 0}, "width must be 1 or more, got 0"),
+        ({"width": 0}, "width must be a whole number, 1 or more, got 0"),
         ({"mode": "hedged", "hedge_after": -1}, "hedge_after must be 0 or more seconds, got -1"),
         ({"mode": "hedged", "hedge_after": nan}, "hedge_after .*, got nan"),
         ({"hedge_after": 1}, "hedge_after goes with mode 'hedged', not None"),
