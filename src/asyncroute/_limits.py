@@ -110,10 +110,8 @@ class RequestWindow:
         """Start one request if it may start now."""
         starts = self._starts
         if starts:
-            if now < starts[-1]:
-                now = starts[
-                    -1
-                ]  # sorted, even if it is a moment old: `give_back` searches by halves
+            if now < starts[-1]:  # kept sorted: `give_back` searches by halves
+                now = starts[-1]
             while starts and starts[0] + WINDOW <= now:
                 starts.popleft()
             if len(starts) >= self.limit:

@@ -101,7 +101,7 @@ class Observers:
             except Exception:
                 self._failed(context)
 
-    def attempted(self, request: QueryRequest, attempts: Iterable[Attempt]) -> None:
+    def attempted(self, request: QueryRequest, attempts: Sequence[Attempt]) -> None:
         """Tell of every attempt of a request that was decided."""
         for observer in self._on_attempt:
             for attempt in attempts:
