@@ -340,6 +340,14 @@ class TestEval:
         assert picture.read_bytes().startswith(b"\x89PNG")
         assert weights.stat().st_size < 300_000
 
+    def test_a_picture_of_no_format_is_refused_before_the_work(
+        self, asyncroute: Any, log: Path, tmp_path: Path
+    ) -> None:
+        ran = asyncroute("eval", str(log), "--plot", str(tmp_path / "plot.txt"))
+        assert (ran.status, ran.out) == (1, "")
+        assert "plot.txt' must end in one of" in ran.err
+        assert "png" in ran.err
+
     def test_without_asking_neither_draws_nor_saves(
         self, asyncroute: Any, log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
