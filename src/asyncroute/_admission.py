@@ -56,7 +56,7 @@ class LoadBalancer:
         max_workers: Calls in flight over all models; None for no such bound.
         queue_size: Callers that may wait for one model; more are refused at once.
         fair_by: The key of a request's `metadata` that names its tenant; who admits requests passes
-            what it finds there as `tenant`. None: tenants are not told apart.
+            what it finds there as `tenant`. With None, tenants are not told apart.
         ageing: Seconds of waiting that one step of priority is worth, so that low priority is
             late, never lost. Between tenants: turns.
         adaptive: Whether overload answers lower a model's slots for a while (AIMD).

@@ -45,7 +45,7 @@ class Call:
         request: The request.
         deadline: The instant, on the running loop's clock, at which this attempt is given up.
         usage: Tokens known so far. A provider sets it as soon as it learns them, also while it
-            streams: what is here when a call is cancelled is what the call is taken to have cost.
+            streams; what is here when a call is cancelled is what the call is taken to have cost.
         cost: Dollars as billed, where the provider says so itself; else the model's prices count.
         first_content_after: Of a stream: seconds from the call to its first content, once it came.
             Not set by providers.
