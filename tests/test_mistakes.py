@@ -6,9 +6,18 @@ from typing import Any
 
 import pytest
 
-from asyncroute import AllAttemptsFailedError, Call, FallbackStrategy, LLMRouter
+from asyncroute import (
+    AllAttemptsFailedError,
+    Call,
+    ConfigurationError,
+    CostOptimizedSelector,
+    FallbackStrategy,
+    LLMRouter,
+    MoneyBudget,
+    ScoredSelector,
+)
 from asyncroute.exporters import LoggingObserver
-from support import models
+from support import Scripted, model, models, router_of
 
 ONCE = FallbackStrategy(max_retries=0)
 
@@ -55,3 +64,86 @@ async def test_a_provider_that_yields_no_chunks_broke_its_protocol(junk: Any) ->
             async with router.stream("Hello?"):
                 pytest.fail("nothing was answered")
     assert [attempt.error_kind for attempt in caught.value.attempts] == ["protocol"]
+
+
+class Told:
+    def on_result(self, request: object, result: object, /) -> None: ...
+
+
+class ToldLater:
+    async def on_result(self, request: object, result: object, /) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"models": None}, "models must be a list of ModelConfig, got None"),
+        ({"models": model()}, "models must be a list of ModelConfig, got a ModelConfig"),
+        ({"models": {"model_id": "a"}}, "models must be a list of ModelConfig, got a dict"),
+        ({"models": "a"}, "models must be a list of ModelConfig, got a str"),
+        (
+            {"providers": [Gives("")]},
+            "providers must be a mapping of providers by name, got a l",
+        ),
+        ({"providers": Gives("")}, "providers must be a mapping of providers by name, got a Gives"),
+        ({"selectors": [CostOptimizedSelector()]}, "selectors must be a mapping of selectors"),
+        (
+            {"selectors": {"x": CostOptimizedSelector}},
+            r"selector 'x' must have select\(\), got <",
+        ),
+        ({"budgets": MoneyBudget(1)}, "budgets must be a list of MoneyBudget, got a MoneyBudget"),
+        ({"budgets": [1.0]}, "budgets must be MoneyBudgets, got 1.0"),
+        ({"observers": Told()}, "observers must be a list of observers, got a Told"),
+        ({"observers": [Told]}, "observer Told is a class: give an object"),
+        ({"observers": [ToldLater()]}, "on_result of observer .* is async: it must be a plain"),
+        ({"fallback": ["a"]}, "fallback must be a FallbackStrategy, got a list"),
+        ({"health": {"window": 1}}, "health must be a HealthSettings, got a dict"),
+        ({"cache": 5}, "cache must be a CacheManager, got a int"),
+        ({"timeout": "5"}, "timeout must be above 0 seconds, got '5'"),
+        ({"drain_timeout": "5"}, "drain_timeout must be 0 or more seconds, got '5'"),
+    ],
+)
+def test_what_a_router_cannot_be_made_with_is_named(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        LLMRouter(**{"models": models(), **given})
+
+
+@pytest.mark.parametrize("junk", [None, [], "a"])
+async def test_a_selector_that_selects_no_ranking_is_named(junk: Any) -> None:
+    class Selects:
+        async def select(self, request: object, candidates: object, /) -> Any:
+            return junk
+
+    with pytest.raises(TypeError, match="Selects must select a Ranking, got"):
+        await LLMRouter(models()).route("Hello?", strategy=Selects())
+
+
+async def test_a_selector_is_an_object_and_no_class() -> None:
+    with pytest.raises(ConfigurationError, match=r"must be a name or have select\(\), got <class"):
+        await LLMRouter(models()).route("Hello?", strategy=CostOptimizedSelector)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("junk", [None, "0.5"])
+async def test_a_score_that_is_no_number_is_shown(junk: Any) -> None:
+    class Scores(ScoredSelector):
+        def score(self, request: object, candidate: object, /) -> Any:
+            return junk
+
+    with pytest.raises(ValueError, match=f"Scores scored a {junk!r}: a score must be a number"):
+        await LLMRouter(models()).route("Hello?", strategy=Scores())
+
+
+async def test_an_accept_that_is_no_function_is_refused_before_anything_is_paid() -> None:
+    provider = Scripted()
+    async with router_of(provider) as router:
+        with pytest.raises(ConfigurationError, match="accept must be a function, got True"):
+            await router.execute("Hello?", mode="cascade", accept=True)  # type: ignore[arg-type]
+    assert provider.calls == []
+
+
+@pytest.mark.parametrize("score", ["1", None])
+async def test_a_rating_that_is_no_number_is_shown(score: Any) -> None:
+    async with router_of(Scripted()) as router:
+        result = await router.execute("Hello?")
+        with pytest.raises(ValueError, match=f"score must be a number from 0 to 1, got {score!r}"):
+            await router.feedback(result, score)

@@ -423,6 +423,10 @@ class Budgets:
     __slots__ = ("_ledgers",)
 
     def __init__(self, budgets: Iterable[MoneyBudget] = ()) -> None:
+        budgets = tuple(budgets)
+        for budget in budgets:
+            if not isinstance(budget, MoneyBudget):  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise ConfigurationError(f"budgets must be MoneyBudgets, got {budget!r}")
         self._ledgers = tuple(map(_Ledger, budgets))
 
     def __bool__(self) -> bool:

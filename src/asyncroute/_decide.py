@@ -14,7 +14,7 @@ from asyncroute._endpoint import Eligible, Endpoint
 from asyncroute._errors import NoEligibleModelError
 from asyncroute._estimate import input_tokens
 from asyncroute._inputs import Capability, Message, QueryRequest
-from asyncroute._protocols import ModelSelector
+from asyncroute._protocols import ModelSelector, Ranking
 from asyncroute._registry import Registry
 from asyncroute._results import RoutingDecision
 
@@ -89,7 +89,7 @@ class Decider:
                 candidates, later, held_back = eligible.without(rejected, away), (*away,), _NOBODY
             elif not candidates:
                 candidates, later = eligible.without(rejected), ()
-        ranking = await selector.select(request, candidates)
+        ranking = _ranking(strategy, await selector.select(request, candidates))
         ranked = cast("Sequence[Endpoint]", ranking.candidates)
         if not ranked:
             left_out = "was left out by the selector"
@@ -314,6 +314,12 @@ def _over_limit(endpoint: Endpoint, request: QueryRequest, tokens_in: int) -> st
 
 def _by_id(rejected: Mapping[Endpoint, str]) -> dict[str, str]:
     return {endpoint.config.model_id: reason for endpoint, reason in rejected.items()}
+
+
+def _ranking(strategy: str, selected: object) -> Ranking:
+    if not isinstance(selected, Ranking):
+        raise TypeError(f"{strategy} must select a Ranking, got {selected!r}")
+    return selected
 
 
 def _nothing_for(reasons: Mapping[str, str]) -> NoEligibleModelError:

@@ -46,7 +46,7 @@ class Feedback:
         Raises:
             ValueError: The score is not a number from 0 to 1.
         """
-        if not 0.0 <= score <= 1.0:
+        if not isinstance(score, (int, float)) or not 0.0 <= score <= 1.0:  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ValueError(f"score must be a number from 0 to 1, got {score!r}")
         rated = self._answers.pop(request_id, None)
         if rated is None:

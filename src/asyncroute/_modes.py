@@ -57,6 +57,8 @@ class Manner:
             raise ConfigurationError(f"hedge_after goes with mode 'hedged', not {self.mode!r}")
         if self.mode == "cascade" and self.accept is None:
             raise ConfigurationError("mode 'cascade' needs accept=, which says what is good enough")
+        if self.accept is not None and not callable(self.accept):
+            raise ConfigurationError(f"accept must be a function, got {self.accept!r}")
         if self.accept is not None and self.mode != "cascade":
             raise ConfigurationError(f"accept goes with mode 'cascade', not {self.mode!r}")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
+from inspect import iscoroutinefunction
 from typing import final
 
 from asyncroute._errors import ConfigurationError
@@ -55,6 +56,13 @@ class Observers:
         """
         if not any(hasattr(observer, name) for name in _METHODS):
             raise ConfigurationError(f"observer {observer!r} has none of {', '.join(_METHODS)}")
+        if isinstance(observer, type):
+            raise ConfigurationError(f"observer {observer.__name__} is a class: give an object")
+        for name in _METHODS:
+            if iscoroutinefunction(getattr(observer, name, None)):
+                raise ConfigurationError(
+                    f"{name} of observer {observer!r} is async: it must be a plain function"
+                )
         if any(known is observer for known in self._all):
             return
         self._all.append(observer)

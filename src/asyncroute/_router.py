@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, final
 from anyio import CancelScope, CapacityLimiter
 
 from asyncroute._admission import LoadBalancer
+from asyncroute._arguments import check_kind, check_mapping, check_several
 from asyncroute._budget import Budgets, HedgeBudget, MoneyBudget, RetryBudget
 from asyncroute._cache import CacheManager
 from asyncroute._caching import result_key
@@ -126,11 +127,9 @@ class LLMRouter:
         drain_timeout: float = 10.0,
         seed: int | None = None,
     ) -> None:
+        _check_kinds(models, providers, selectors, budgets, observers, fallback, health)
         _check_seconds(timeout, attempt_timeout, loser_grace, drain_timeout)
-        if on_no_candidates not in ("fail", "relax"):
-            raise ConfigurationError(
-                f"on_no_candidates must be 'fail' or 'relax', got {on_no_candidates!r}"
-            )
+        _check_choice(on_no_candidates)
         self._rng = rng = random.Random(seed)
         self._timeout = timeout
         self._attempt_timeout = attempt_timeout
@@ -546,7 +545,7 @@ class LLMRouter:
             ConfigurationError: It has no `select`, or the name is empty.
         """
         self._check_thread()
-        if not name or not callable(getattr(selector, "select", None)):
+        if not name or not _is_selector(selector):
             raise ConfigurationError(f"selector {name!r} must have select(), got {selector!r}")
         self._selectors[name] = selector
         if isinstance(selector, OnFeedback):
@@ -627,7 +626,7 @@ class LLMRouter:
         if strategy is None:
             strategy = request.strategy
         if not isinstance(strategy, str):
-            if not callable(getattr(strategy, "select", None)):
+            if not _is_selector(strategy):
                 raise ConfigurationError(
                     f"strategy must be a name or have select(), got {strategy!r}"
                 )
@@ -659,20 +658,50 @@ def _request_from(
     return QueryRequest(**given)
 
 
+def _check_kinds(
+    models: object,
+    providers: object,
+    selectors: object,
+    budgets: object,
+    observers: object,
+    fallback: object,
+    health: object,
+) -> None:
+    check_several("models", models, "ModelConfig")
+    check_mapping("providers", providers, "providers")
+    check_mapping("selectors", selectors, "selectors")
+    check_several("budgets", budgets, "MoneyBudget")
+    check_several("observers", observers, "observers")
+    check_kind("fallback", fallback, FallbackStrategy)
+    check_kind("health", health, HealthSettings)
+
+
+def _check_choice(on_no_candidates: str) -> None:
+    if on_no_candidates not in ("fail", "relax"):
+        raise ConfigurationError(
+            f"on_no_candidates must be 'fail' or 'relax', got {on_no_candidates!r}"
+        )
+
+
 def _check_seconds(
     timeout: float, attempt_timeout: float | None, loser_grace: float, drain_timeout: float
 ) -> None:
     for name, seconds in (("timeout", timeout), ("attempt_timeout", attempt_timeout)):
-        if seconds is not None and not seconds > 0:
+        if seconds is not None and not (_is_number(seconds) and seconds > 0):
             raise ConfigurationError(f"{name} must be above 0 seconds, got {seconds!r}")
     for name, seconds in (("loser_grace", loser_grace), ("drain_timeout", drain_timeout)):
-        if not seconds >= 0:
+        if not (_is_number(seconds) and seconds >= 0):
             raise ConfigurationError(f"{name} must be 0 or more seconds, got {seconds!r}")
+
+
+def _is_number(given: object) -> bool:
+    return isinstance(given, (int, float))
 
 
 def _cache_of(cache: CacheManager[ExecutionResult] | bool) -> CacheManager[ExecutionResult] | None:
     if isinstance(cache, bool):
         return CacheManager() if cache else None
+    check_kind("cache", cache, CacheManager)
     return cache
 
 
@@ -683,6 +712,10 @@ def _names_strategy(query: object) -> bool:
 def _is_provider(given: Provider | ProviderFactory) -> TypeIs[Provider]:
     # A class has `complete` too, as a function: it is a factory.
     return not isinstance(given, type) and callable(getattr(given, "complete", None))
+
+
+def _is_selector(given: object) -> bool:
+    return not isinstance(given, type) and callable(getattr(given, "select", None))
 
 
 def _closed() -> RouterStateError:

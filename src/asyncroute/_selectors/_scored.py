@@ -83,7 +83,7 @@ class ScoredSelector(ABC):
             return Ranking(candidates, (1.0,))
         scores = [self.score(request, candidate) for candidate in candidates]
         for candidate, score in zip(candidates, scores, strict=True):
-            if not 0 <= score <= 1:
+            if not isinstance(score, (int, float)) or not 0 <= score <= 1:  # pyright: ignore[reportUnnecessaryIsInstance]
                 raise ValueError(
                     f"{type(self).__name__} scored {candidate.config.model_id} {score!r}:"
                     " a score must be a number from 0 to 1"
