@@ -290,6 +290,16 @@ async def test_a_callers_own_short_time_says_nothing_of_the_model() -> None:
         assert (await router.route("hello")).selected_model.model_id == "a"
 
 
+async def test_a_callers_deadline_says_nothing_of_the_model_however_long_it_was() -> None:
+    provider = Scripted({"a": hangs()})
+    async with router_of(provider, "a") as router:
+        result = await router.execute("hello", timeout=30.0)  # far more than it ever takes
+        assert result.error_kind == "deadline_exceeded"
+        endpoint = router._registry["a"]
+        assert endpoint.expected_latency * 3 < 30.0
+        assert endpoint.health.snapshot(now()).failures == 0
+
+
 @pytest.mark.parametrize("kind", ["bad_request", "content_refused", "context_too_long"])
 async def test_a_bad_request_says_nothing_of_the_model(kind: str) -> None:
     provider = Scripted({"a": fails(kind)})

@@ -844,6 +844,8 @@ def never(completion: Completion) -> bool:
         {"strategy": "quality_optimized"},
         {"max_tokens": 9},
         {"max_cost": 1.0},
+        {"max_latency_ms": 9e9},
+        {"required_quality": 0.0},
         {"models": ["a"]},
         {"exclude": ["c"]},
         {"mode": "race"},
@@ -852,7 +854,8 @@ def never(completion: Completion) -> bool:
 async def test_what_shapes_an_answer_keeps_it_apart(fields: dict[str, Any]) -> None:
     async with router_of(Scripted(), cache=True) as router:
         await router.execute("hello", metadata={"tenant": "t", "user": 1})
-        assert not (await router.execute("hello", **fields)).cached
+        other = {"metadata": {"tenant": "t"}, **fields}  # differs in one thing only
+        assert not (await router.execute("hello", **other)).cached
         same = await router.execute("hello", metadata={"tenant": "t", "user": 2}, timeout=5)
         assert same.cached
 
