@@ -55,6 +55,7 @@ def _nothing_is_left() -> Iterator[None]:
         sys.modules["agents"].set_tracing_disabled(False)
 
 
+@pytest.mark.timeout(60)  # frameworks take seconds to import where the machine is busy
 @pytest.mark.parametrize("page", RUN, ids=lambda page: str(page.relative_to(ROOT)))
 def test_the_blocks_of_a_page_run(
     page: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch

@@ -19,6 +19,10 @@ RUN = sorted(
 )
 
 
+# Frameworks take seconds to import where the machine is busy.
+pytestmark = pytest.mark.timeout(60)
+
+
 def run(name: str, **environment: str) -> str:
     ran = subprocess.run(
         [sys.executable, "-W", "error::RuntimeWarning", name],
@@ -26,7 +30,7 @@ def run(name: str, **environment: str) -> str:
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
-        timeout=15,
+        timeout=50,
     )
     assert ran.returncode == 0, ran.stderr
     assert ran.stderr == ""
