@@ -73,8 +73,8 @@ def change(endpoint: Endpoint, event: str, rng: random.Random) -> None:
     steps=st.lists(
         st.tuples(
             st.sampled_from(["assign", "answered", "failed", "changed"]),
-            st.integers(1, 3000),
-            st.none() | st.integers(1, 2000),
+            st.sampled_from([30, 2000]) | st.integers(1, 3000),  # few sizes: heaps are used again
+            st.sampled_from([None, 100]) | st.integers(1, 2000),
         ),
         min_size=1,
         max_size=30,
@@ -160,3 +160,14 @@ async def test_what_changed_long_ago_is_looked_at_anew() -> None:
         eligible.endpoints[0].assign()
     ranking = await selector.select(request, eligible)
     assert ranking.best() == MANY - 1
+
+
+async def test_one_that_becomes_the_best_of_many_is_found() -> None:
+    registry = registry_of([model(f"m{i}", quality_score=0.5) for i in range(MANY)])
+    eligible = Eligible(tuple(registry), {}, registry.journal)
+    selector, request = QualityOptimizedSelector(), QueryRequest(query="hello")
+    await selector.select(request, eligible)
+    better = eligible.endpoints[70]
+    better.configure(better.config.model_copy(update={"quality_score": 0.9}))
+    ranking = await selector.select(request, eligible)
+    assert eligible.endpoints[ranking.best()] is better
