@@ -25,7 +25,7 @@ BY_HAND = int(os.environ.get("ASYNCROUTE_SCHEDULES", "0"))
 pytestmark = pytest.mark.timeout(0 if BY_HAND else 60)
 
 bounded = settings(
-    max_examples=BY_HAND or 120,
+    max_examples=BY_HAND or 60,
     derandomize=not BY_HAND,
     database=None,
     deadline=None,
