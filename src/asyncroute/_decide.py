@@ -55,7 +55,8 @@ class Decider:
         self._rng = rng
         self._version = -1
         self._steps: list[int] = []
-        self.cache: CacheManager[Eligible] = CacheManager()
+        # A day: what would make a set wrong clears it, and a large one takes long to make.
+        self.cache: CacheManager[Eligible] = CacheManager(ttl=86400.0)
 
     async def decide(
         self, request: QueryRequest, strategy: str, selector: ModelSelector, now: float
