@@ -266,7 +266,7 @@ class Course:
         None where nothing may follow any more. A first attempt pauses where every model is set
         aside for a while; a retry pauses in any case, and is planned by this call.
         """
-        if self.is_closed:
+        if self.is_closed or now >= self.deadline:  # as `next_try`, or its caller asks for ever
             return None
         if not self.tries:
             candidates = [e for e in self._untried if e.config.is_available]

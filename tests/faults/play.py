@@ -52,6 +52,8 @@ RESERVED = 256
 """Tokens reserved for a call, at least, before a model has answered often enough."""
 ENOUGH = 20
 MOST_TIMERS = 200
+MOST_TURNS = 5000
+"""Turns of the loop at one instant: more, and somebody waits without waiting."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,7 @@ class Play:
         self.blocked = 0.0
         self.closed_at: float | None = None
         self.roles: Counter[str] = Counter()
+        self.turned_at, self.turns = 0.0, 0
         self.ledgers = {
             name: Ledger({name: self.in_a_circle(script)}, cancels_promptly=is_inline)
             for name, _, script, is_inline in zip(
@@ -191,6 +194,9 @@ class Play:
 
     def look(self) -> None:
         loop: Any = asyncio.get_running_loop()
+        self.turns = self.turns + 1 if now() == self.turned_at else 0
+        self.turned_at = now()
+        assert self.turns < MOST_TURNS, "the loop turns and turns, and no time passes"
         is_idle = not loop._ready  # whatever happened at this instant has been taken up
         workers = self.router._balancer._workers
         if workers is not None:

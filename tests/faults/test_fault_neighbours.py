@@ -15,6 +15,7 @@ from faults.rig import (
     assert_at_rest,
     assert_settled,
     block_loop,
+    every_turn,
     says_healthy,
     works,
 )
@@ -142,4 +143,23 @@ async def test_a_loop_blocked_while_answers_come_loses_none(mode: str, inline: b
         assert now() <= 0.35 + GRACE
         assert ledger.count["b"] == (20 if mode == "race" else 0)
         assert says_healthy(router, "a")
+        assert_at_rest(router)
+
+
+def gives_up_on_a_busy_loop(turn: int) -> None:
+    assert turn < 1000, "the loop turns and turns, and no time passes"
+
+
+async def test_a_loop_blocked_through_a_retry_s_pause_and_deadline_goes_on() -> None:
+    ledger = Ledger({"a": fails("unavailable")})
+    async with router_of(ledger, "a") as router:
+        asking = asyncio.create_task(router.execute("q", timeout=0.5))
+        while not ledger.calls:
+            await asyncio.sleep(0)
+        await asyncio.sleep(0)  # it pauses before its retry
+        block_loop(1.0)
+        with every_turn(gives_up_on_a_busy_loop):
+            result = await asking
+        assert not result.success
+        assert ledger.calls == ["a"]
         assert_at_rest(router)
