@@ -154,9 +154,7 @@ async def test_a_loop_blocked_through_a_retry_s_pause_and_deadline_goes_on() -> 
     ledger = Ledger({"a": fails("unavailable")})
     async with router_of(ledger, "a") as router:
         asking = asyncio.create_task(router.execute("q", timeout=0.5))
-        while not ledger.calls:
-            await asyncio.sleep(0)
-        await asyncio.sleep(0)  # it pauses before its retry
+        await anyio.wait_all_tasks_blocked()  # it pauses before its retry
         block_loop(1.0)
         with every_turn(gives_up_on_a_busy_loop):
             result = await asking
