@@ -500,8 +500,10 @@ async def test_kept_scores_are_those_of_the_public_formula(
     request = QueryRequest(query=text, max_tokens=max_tokens)
     for i, event in events:
         change(eligible[i], event)
-        kept = {e.config.model_id: s for e, s in await selector.select(request, eligible)}
+        ranking = await selector.select(request, eligible)
+        kept = {e.config.model_id: s for e, s in ranking}
         public = {e.config.model_id: selector.score(request, e) for e in eligible}
+        assert ranking.score_at(ranking.best()) == pytest.approx(max(public.values()), abs=1e-9)
         assert kept == pytest.approx(public, abs=1e-9)
         assert all(0 <= score <= 1 for score in (*kept.values(), *public.values()))
 
@@ -526,12 +528,61 @@ def test_balance_stays_within_0_and_1_whatever_the_weights(weights: list[float])
     assert 0 <= selector.score(HELLO, best) <= 1
 
 
+async def test_what_changed_too_often_to_be_remembered_is_seen_all_the_same() -> None:
+    router = registry(*models("ab"))
+    eligible = Eligible(tuple(router), {}, router.journal)
+    selector, (a, b) = LeastLoadedSelector(), router
+    assert len(await selector.select(HELLO, eligible)) == 2
+    a.assign()
+    for _ in range(5000):
+        b.learn()
+    assert (await selector.select(HELLO, eligible)).best() == eligible.places[b]
+
+
+def one_more(endpoint: Endpoint, now: float, *, success: bool = True) -> None:
+    endpoint.assign()
+    if success:
+        endpoint.metrics.record_success(1.0, 0.0, 10, 100)
+    else:
+        endpoint.metrics.record_failure("unavailable", 0.0, 0, 0)
+    endpoint.unassign(now, is_news=not success)
+
+
+def test_answers_of_a_well_known_model_are_taken_up_after_a_pause_and_failures_at_once() -> None:
+    (endpoint,) = endpoints(model())
+    for _ in range(20):
+        before = endpoint.view
+        one_more(endpoint, 0.0)
+        assert endpoint.view is not before  # too little is known: each answer is news
+    known = endpoint.view
+    one_more(endpoint, 0.01)
+    assert endpoint.view is known
+    assert endpoint.load == 0
+    one_more(endpoint, 0.02, success=False)
+    assert endpoint.success_rate < 1
+    known = endpoint.view
+    one_more(endpoint, 0.06)
+    assert endpoint.view is not known
+    assert endpoint.expected_latency == pytest.approx(1.0, abs=0.1)
+
+
+async def test_a_decision_keeps_what_it_was_made_from() -> None:
+    router = registry(*models("ab"))
+    eligible = Eligible(tuple(router), {}, router.journal)
+    selector = LeastLoadedSelector()
+    before = await selector.select(HELLO, eligible)
+    eligible[before.best()].assign()
+    after = await selector.select(HELLO, eligible)
+    assert after.best() != before.best()
+    assert list(before.scores) == [1.0, 1.0]
+
+
 async def test_selectors_made_for_one_request_leave_nothing_behind() -> None:
     router = registry(*models("ab"))
     eligible = Eligible(tuple(router), {}, router.journal)
     for _ in range(1000):
         await BalancedSelector().select(HELLO, eligible)
-    assert all(len(endpoint.parts) <= 32 for endpoint in router)
+    assert len(eligible.indexes) <= 8
 
 
 # A user's own

@@ -410,7 +410,7 @@ class Try(Interruptible):
         if self._reservation is not None and runtime.budgets is not None:
             runtime.budgets.settle(self._reservation, self.cost, now)
         self.give_permit_back(now)
-        endpoint.unassign()
+        endpoint.unassign(now, is_news=self.completion is None)
         self._request.has_ended(self)
 
     def _bill(self) -> None:
@@ -484,13 +484,10 @@ class Try(Interruptible):
         elif self.completion is None:
             self._tell_of_failure(permit, now)
         else:
-            health = endpoint.health
-            version = health.version
-            health.succeeded(permit, now)
             if endpoint.lane.capacity.is_adaptive:
                 endpoint.lane.on_success()
-            if health.version != version:  # it has recovered, and comes back slowly
-                endpoint.heed(now)
+            if endpoint.health.succeeded(permit, now):
+                endpoint.heed(now)  # it comes back slowly
 
     def _tell_of_failure(self, permit: Permit, now: float) -> None:
         endpoint, error = self.endpoint, self.error

@@ -505,11 +505,12 @@ class Budgets:
                 account.book(change, now)
             else:
                 part = link.part
-                booked = part.booked + change
-                # Nothing comes back from a part that has left the window: it has come already.
-                refund = -change if booked >= 0 else part.booked
-                part.booked -= refund
-                account.left += refund
+                part.booked += change
+                account.left -= change
+                if part.booked < 0:
+                    # Nothing comes back from a part that has left the window: it has come already.
+                    account.left += part.booked
+                    part.booked = 0
             link = link.also
 
     def snapshot(self, now: float) -> tuple[MoneySnapshot, ...]:

@@ -4,15 +4,28 @@ from __future__ import annotations
 
 import json
 from collections.abc import Hashable, Iterable, Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 
-from asyncroute._inputs import Message, QueryRequest, RequestFields
+from asyncroute._inputs import Message, QueryRequest
 from asyncroute._results import ExecutionResult
 
-__all__ = ("is_worth_keeping", "result_key", "shared_copy")
+__all__ = ("is_worth_keeping", "recalled", "result_key", "shared_copy")
 
 TENANT = "tenant"
 """The key of `metadata` that keeps callers' caches apart."""
+
+_UNSAID: dict[str, Any] = {
+    name: field.get_default(call_default_factory=True)
+    for name, field in QueryRequest.model_fields.items()
+    if name not in ("query", "messages")
+}
+"""What a field counts as that was not given."""
+
+_plain = itemgetter(
+    "strategy", "capability", "max_tokens", "max_cost", "max_latency_ms", "required_quality"
+)
+_composed = itemgetter("params", "metadata", "models", "exclude")
 
 
 def result_key(
@@ -37,32 +50,38 @@ def result_key(
             return None  # a mistake, which whoever makes the request will tell of
         fields = query.__dict__
         query = query.messages or query.query or ""
-    elif not fields.keys() <= RequestFields.__optional_keys__:
-        return None  # as above
-    field = fields.get
-    params, metadata = field("params"), field("metadata")
-    models, exclude = field("models"), field("exclude")
+    else:
+        fields = {**_UNSAID, **fields}
+        if len(fields) > len(_UNSAID):
+            return None  # as above: one that there is not
+    composed = _composed(fields)
     try:
-        if params and "tools" in params:
-            return None
         key = (
             query if isinstance(query, str) else tuple(map(_message_key, query)),
             how,
-            field("strategy", "balanced"),
-            field("capability", "general"),
-            field("max_tokens"),
-            field("max_cost"),
-            field("max_latency_ms"),
-            field("required_quality"),
-            _names(models) if models else None,
-            _names(exclude) if exclude else None,
-            _canonical(params) if params else None,
-            metadata.get(TENANT) if metadata else None,
+            _plain(fields),
+            _composed_key(*composed) if any(composed) else None,
         )
         hash(key)  # a tenant or a selector that cannot be compared
     except (AttributeError, TypeError, ValueError):
         return None
     return key
+
+
+def _composed_key(
+    params: Mapping[str, Any] | None,
+    metadata: Mapping[str, Any] | None,
+    models: str | Iterable[str] | None,
+    exclude: str | Iterable[str] | None,
+) -> Hashable:
+    if params and "tools" in params:
+        raise ValueError("a request with tools acts on the world")
+    return (
+        _canonical(params) if params else None,
+        metadata.get(TENANT) if metadata else None,
+        _names(models) if models else None,
+        _names(exclude) if exclude else None,
+    )
 
 
 def _names(given: str | Iterable[str]) -> tuple[str, ...]:
@@ -81,12 +100,29 @@ def _canonical(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"))
 
 
+def recalled(result: ExecutionResult, request_id: str) -> ExecutionResult:
+    """Return a kept result as somebody gets it who did not pay for it."""
+    try:
+        fields = result.recalled
+    except AttributeError:  # for the first time
+        fields = result.recalled = _shared(result, 0.0)
+    return ExecutionResult(*fields, request_id)  # pyright: ignore[reportCallIssue] - all of them
+
+
 def shared_copy(result: ExecutionResult, request_id: str, latency: float) -> ExecutionResult:
-    """Return a result as somebody gets it who did not pay for it: a hit, or a run that was joined.
+    """Return the result of a run that was joined, as those get it who did not pay for it.
 
     A failure is shared with those who waited for the same run; it is never cached.
     """
-    copy = ExecutionResult(
+    copy = ExecutionResult(*_shared(result, latency), request_id)  # pyright: ignore[reportCallIssue]
+    if not result.success and result.exception is not None:
+        copy.fail_with(result.exception)
+    return copy
+
+
+def _shared(result: ExecutionResult, latency: float) -> tuple[Any, ...]:
+    """All fields but the request's id."""
+    return (
         result.success,
         result.model_id,
         latency * 1000,
@@ -102,11 +138,7 @@ def shared_copy(result: ExecutionResult, request_id: str, latency: float) -> Exe
         result.decision,
         result.success,
         result.simulated,
-        request_id,
     )
-    if not result.success and result.exception is not None:
-        copy.fail_with(result.exception)
-    return copy
 
 
 def is_worth_keeping(result: ExecutionResult) -> bool:

@@ -10,7 +10,7 @@ from asyncroute._endpoint import Endpoint, View, scaled_latency
 from asyncroute._errors import ConfigurationError, ProviderError
 from asyncroute._inputs import ModelConfig, QueryRequest
 from asyncroute._protocols import Call, Ranking
-from asyncroute._results import CandidateView
+from asyncroute._results import CandidateView, RoutingDecision
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -27,23 +27,34 @@ __all__ = ("Choice", "Course", "Listener")
 class Choice:
     """What deciding came to: whom to try, and what that was decided from, as it was then.
 
-    It is the decision's trace, so it is made of values and shaped when somebody asks: listing and
-    sorting cost a good part of a whole decision, and are hardly ever read.
+    It is the decision and its trace, made of values and shaped when somebody asks: shaping costs a
+    good part of a whole decision, and is hardly ever read.
 
     Args:
+        asked: The request.
         request: The request without the constraints that were relaxed.
+        strategy: The strategy's name.
         ranking: The candidates with their scores.
         captured: For each candidate a tuple that ends with its `View`.
         first: The candidate that comes first.
         tokens_in: Estimated tokens of input.
         later: Those set aside for a while, who come last.
         count: How many candidates there are, those included.
+        rejected: For every model not eligible, by id, the reason.
+        relaxed: Constraints that were dropped to find any model, in order.
+        cached: Whether the eligible set came from the decision cache.
     """
 
     __slots__ = (
+        "_asked",
+        "_cached",
         "_captured",
         "_later",
         "_order",
+        "_rejected",
+        "_relaxed",
+        "_strategy",
+        "_view",
         "count",
         "first",
         "ranking",
@@ -51,23 +62,34 @@ class Choice:
         "tokens_in",
     )
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the facts of one decision
         self,
+        asked: QueryRequest,
         request: QueryRequest,
+        strategy: str,
         ranking: Ranking,
         captured: Sequence[tuple[Any, ...]],
         first: Endpoint,
         tokens_in: int,
         later: Sequence[Endpoint],
         count: int,
+        rejected: Mapping[str, str],
+        relaxed: tuple[str, ...],
+        cached: bool,
     ) -> None:
         self.request = request
         self.ranking = ranking
         self.first = first
         self.tokens_in = tokens_in
         self.count = count
-        self._later = later
+        self._asked = asked
+        self._strategy = strategy
         self._captured = captured
+        self._view = first.view
+        self._later = later
+        self._rejected = rejected
+        self._relaxed = relaxed
+        self._cached = cached
         self._order: list[Endpoint] | None = None
 
     # Carrying out
@@ -88,27 +110,45 @@ class Choice:
 
     # Explaining: `Trace`
 
+    def decision(self) -> RoutingDecision:
+        """The decision for the user, whose trace this is."""
+        ranking = self.ranking
+        config, latency, usual, price_in, price_out = self._view
+        longest = self.request.max_tokens
+        tokens_out = usual if longest is None or usual < longest else longest
+        decision = RoutingDecision(
+            self._asked,
+            self._strategy,
+            config,
+            None,
+            self.tokens_in * price_in + tokens_out * price_out,
+            scaled_latency(latency, tokens_out, usual) * 1000,
+            ranking.score_at(ranking.best()),
+            self._rejected,
+            self._relaxed,
+            self._cached,
+        )
+        decision.trace = self
+        return decision
+
     def candidates(self) -> tuple[CandidateView, ...]:
         """The candidates as they looked when deciding, best first."""
-        ranking = self.ranking
-        return tuple(self._shaped(i, ranking.score_at(i)) for i in ranking.order())
+        ranking, captured = self.ranking, self._captured
+        return tuple(self._shaped(captured[i][-1], ranking.score_at(i)) for i in ranking.order())
 
     def fallbacks(self) -> tuple[ModelConfig, ...]:
         """The models that follow the best one, in order."""
         best = self.ranking.best()
-        return tuple(self._view(i)[0] for i in self.ranking.order() if i != best)
+        return tuple(self._captured[i][-1][0] for i in self.ranking.order() if i != best)
 
     def votes(self) -> Mapping[str, Mapping[str, float]]:
         """For an ensemble: each voter's scores by model id; else empty."""
         return self.ranking.votes or {}
 
-    def _view(self, place: int) -> View:
-        return self._captured[place][-1]
-
-    def _shaped(self, place: int, score: float) -> CandidateView:
-        config, latency, usual = self._view(place)
+    def _shaped(self, view: View, score: float) -> CandidateView:
+        config, latency, usual, price_in, price_out = view
         tokens_out = min(usual, self.request.max_tokens or inf)
-        cost = self.tokens_in * config.input_price + tokens_out * config.output_price
+        cost = self.tokens_in * price_in + tokens_out * price_out
         return CandidateView(config, score, cost, scaled_latency(latency, tokens_out, usual))
 
 
@@ -146,19 +186,20 @@ class Course:
         make_try: Makes an attempt: `Try` for whole answers, or a stream's.
 
     Attributes:
+        choice: The decision, and who may be tried.
         tries: All attempts, in the order of their starts.
         is_closed: Whether the router gave the request up: nothing more is started.
         listener: Who is told what becomes of the attempts, if anybody must be.
     """
 
     __slots__ = (
-        "_choice",
         "_is_alone",
         "_make_try",
         "_max_models",
         "_planned",
         "_provider",
         "_rest",
+        "choice",
         "deadline",
         "is_closed",
         "listener",
@@ -190,7 +231,7 @@ class Course:
         self.tries: list[Try] = []
         self.is_closed = False
         self.listener: Listener | None = None
-        self._choice = choice
+        self.choice = choice
         self._provider = provider
         self._make_try = make_try
         most = runtime.fallback.max_models
@@ -205,7 +246,7 @@ class Course:
         if self._rest is not None and self._rest[0] == len(self.tries):
             return self._rest[1]
         tried = [attempt.endpoint for attempt in self.tries]
-        candidates = self._choice.order
+        candidates = self.choice.order
         if tried:
             chain = self.runtime.fallback.chain_after(tried[0].config.model_id)
             if chain is not None:
@@ -233,7 +274,7 @@ class Course:
             return self._planned_try(now)
         role: Role = "race" if is_raced else "fallback" if self.tries else "first"
         if not self.tries:
-            first = self._choice.first
+            first = self.choice.first
             permit = first.health.try_pass(now) if first.config.is_available else None
             if permit is not None:  # nearly always: the rest need not even be listed
                 return self._try(first, permit, role, now)
@@ -281,7 +322,7 @@ class Course:
 
     def earliest_return(self, now: float) -> float | None:
         """Seconds until the first model that is set aside comes back, if that can be told."""
-        earliest = min((e.health.available_at(now) for e in self._choice.order), default=inf)
+        earliest = min((e.health.available_at(now) for e in self.choice.order), default=inf)
         return earliest - now if now < earliest < inf else None
 
     def _next_candidate(
@@ -435,7 +476,7 @@ class Course:
         """Whether a model other than this one is able to serve the request."""
         return any(
             other is not endpoint and not other.health.is_ejected_hard(now)
-            for other in self._choice.order
+            for other in self.choice.order
         )
 
     def extend(self, deadline: float) -> None:

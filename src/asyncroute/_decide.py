@@ -6,17 +6,16 @@ import random
 from bisect import bisect_left
 from collections.abc import Collection, Hashable, Mapping, Sequence
 from math import inf
-from typing import Literal, cast, final
+from typing import Any, Literal, final
 
 from asyncroute._cache import CacheManager
 from asyncroute._course import Choice
-from asyncroute._endpoint import Eligible, Endpoint
+from asyncroute._endpoint import Eligible, Endpoint, View
 from asyncroute._errors import NoEligibleModelError
 from asyncroute._estimate import input_tokens
 from asyncroute._inputs import Capability, Message, QueryRequest
 from asyncroute._protocols import ModelSelector, Ranking
 from asyncroute._registry import Registry
-from asyncroute._results import RoutingDecision
 
 __all__ = ("RELAXED_IN_ORDER", "Decider")
 
@@ -60,11 +59,11 @@ class Decider:
 
     async def decide(
         self, request: QueryRequest, strategy: str, selector: ModelSelector, now: float
-    ) -> tuple[RoutingDecision, Choice]:
+    ) -> Choice:
         """Choose among the models.
 
         Returns:
-            The decision for the user, and the choice to be carried out, which is its trace.
+            The choice to be carried out, of which the decision for the user can be made.
 
         Raises:
             NoEligibleModelError: No model may serve the request, not even later.
@@ -90,37 +89,34 @@ class Decider:
                 candidates, later, held_back = eligible.without(rejected, away), (*away,), _NOBODY
             elif not candidates:
                 candidates, later = eligible.without(rejected), ()
-        ranking = _ranking(strategy, await selector.select(request, candidates))
-        ranked = cast("Sequence[Endpoint]", ranking.candidates)
-        if not ranked:
-            left_out = "was left out by the selector"
-            raise _nothing_for({e.config.model_id: left_out for e in candidates})
-        place = ranking.best()
-        first = ranked[place]
+        ranking = await selector.select(request, candidates)
+        if not isinstance(ranking, Ranking):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"{strategy} must select a Ranking, got {ranking!r}")
+        # A selector ranks what it was given, and it was given endpoints.
+        ranked: Sequence[Any] = ranking.candidates
         captured = ranking.captured
         if captured is None:
-            captured = [(endpoint.view,) for endpoint in ranked]
+            captured = _captured(ranked, candidates)
         reasons, count = eligible.rejected, len(captured)
         if candidates is not eligible:
             # Of a large set all are captured, those left out too.
             count = min(count, len(candidates)) + len(later)
             groups = (away, held_back, rejected)
             reasons = {**reasons, **{k: v for group in groups for k, v in _by_id(group).items()}}
-        tokens_out = first.expected_output(request)
-        decision = RoutingDecision(
+        return Choice(
             asked,
+            request,
             strategy,
-            first.config,
-            None,
-            tokens_in * first.input_price + tokens_out * first.output_price,
-            first.latency_of(tokens_out) * 1000,
-            ranking.score_at(place),
+            ranking,
+            captured,
+            ranked[ranking.best()],
+            tokens_in,
+            later,
+            count,
             reasons,
             relaxed,
             cached,
         )
-        decision.trace = choice = Choice(request, ranking, captured, first, tokens_in, later, count)
-        return decision, choice
 
     # What depends on the kind of request only
 
@@ -317,10 +313,11 @@ def _by_id(rejected: Mapping[Endpoint, str]) -> dict[str, str]:
     return {endpoint.config.model_id: reason for endpoint, reason in rejected.items()}
 
 
-def _ranking(strategy: str, selected: object) -> Ranking:
-    if not isinstance(selected, Ranking):
-        raise TypeError(f"{strategy} must select a Ranking, got {selected!r}")
-    return selected
+def _captured(ranked: Sequence[Endpoint], candidates: Sequence[Endpoint]) -> list[tuple[View]]:
+    if not ranked:
+        left_out = "was left out by the selector"
+        raise _nothing_for({endpoint.config.model_id: left_out for endpoint in candidates})
+    return [(endpoint.view,) for endpoint in ranked]
 
 
 def _nothing_for(reasons: Mapping[str, str]) -> NoEligibleModelError:

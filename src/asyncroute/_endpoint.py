@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from math import inf
 from typing import TYPE_CHECKING, Any, TypeAlias, final, overload
@@ -27,60 +28,55 @@ _ENOUGH_SAMPLES = 20
 _MANY = 32
 """Endpoints above which an index is cheaper than looking at each."""
 
+_LEARNING_PAUSE = 0.05
+"""Seconds between two times that answers of a well known model are taken up."""
+
 _LEARNING_AT_ONCE = 3
 """Requests in flight at a model of which too little is known: to learn from, not a stampede."""
 
 
 @final
 class Journal:
-    """What is known of all endpoints of a router together.
+    """What is known of all endpoints of a router together, and which of them changed lately.
 
     Attributes:
-        is_read: Whether anybody wants to know which endpoints change.
+        end: How many changes there were: a place to read on from.
         longest_output: No endpoint's usual output was ever longer, in tokens.
         slowest: No endpoint's expected latency was ever longer, in seconds.
         troubled: Endpoints that may not be called freely just now.
     """
 
-    __slots__ = ("_changes", "_start", "is_read", "longest_output", "slowest", "troubled")
+    __slots__ = ("_changes", "end", "longest_output", "slowest", "troubled")
 
     def __init__(self) -> None:
-        self._changes: list[Endpoint] = []
-        self._start = 0
-        self.is_read = False
+        self._changes: deque[Endpoint] = deque(maxlen=_JOURNAL_LENGTH)
+        self.end = 0
         self.longest_output = 0.0
         self.slowest = 0.0
         self.troubled: set[Endpoint] = set()
 
-    def begin_to_read(self) -> int:
-        """Return the place from which on `since` tells what has changed."""
-        self.is_read = True
-        return self._start + len(self._changes)
-
     def note(self, endpoint: Endpoint) -> None:
-        """Say that something that scores depend on has changed. Only needed while `is_read`."""
+        """Say that something that scores depend on has changed."""
         self._changes.append(endpoint)
-        if len(self._changes) > _JOURNAL_LENGTH:
-            half = _JOURNAL_LENGTH // 2
-            del self._changes[:half]
-            self._start += half
+        self.end += 1
 
-    def since(self, place: int) -> tuple[Iterable[Endpoint] | None, int]:
-        """Return what has changed since a place, each once, and the place from here on.
+    def since(self, place: int) -> Iterable[Endpoint] | None:
+        """Return what has changed since a place; some more than once.
 
         None where that is too long ago to tell.
         """
-        end = self._start + len(self._changes)
-        if place < self._start:
-            return None, end
-        return dict.fromkeys(self._changes[place - self._start :]), end
+        changes = self._changes
+        missed = self.end - place
+        if missed > len(changes):
+            return None
+        return [changes[-1]] if missed == 1 else [changes[-i] for i in range(1, missed + 1)]
 
 
 _JOURNAL_LENGTH = 4096
 
-View: TypeAlias = tuple[ModelConfig, float, float]
+View: TypeAlias = tuple[ModelConfig, float, float, float, float]
 """What of an endpoint's state a decision keeps, to be explained by later: configuration, expected
-latency in seconds, usual output in tokens."""
+latency in seconds, usual output in tokens, prices of a token of input and output in dollars."""
 
 
 def scaled_latency(usual_latency: float, tokens_out: float, usual_output: float) -> float:
@@ -108,14 +104,14 @@ class Endpoint:
         expected_latency: Seconds a usual answer is expected to take.
         expected_first_token: Seconds to the first token of a stream.
         success_rate: Share of recent calls that succeeded, smoothed.
-        parts: What each selector keeps of its score, until something changes here.
         peers: The endpoints of its quota group, itself included.
         is_removed: Whether it is no model of the router any more; calls may still be in flight.
         provider: What calls it; None where the router has none by that name.
-        view: What a decision keeps of it (see `View`).
+        view: What a decision keeps of it (see `View`): another object whenever it has learnt.
     """
 
     __slots__ = (
+        "_learns_at",
         "_longest_output",
         "_usual_latency",
         "assigned",
@@ -131,7 +127,6 @@ class Endpoint:
         "load",
         "metrics",
         "output_price",
-        "parts",
         "peers",
         "provider",
         "slots",
@@ -155,7 +150,7 @@ class Endpoint:
         self.journal = journal
         self.assigned = 0
         self.is_removed = False
-        self.parts: dict[object, Any] = {}
+        self._learns_at = -inf
         self.peers: tuple[Endpoint, ...] = (self,)
         self.provider: Provider | None = None
         self.configure(config)
@@ -207,14 +202,22 @@ class Endpoint:
         self.assigned = assigned = self.assigned + 1
         self.load = assigned / self.slots
         self.is_learning = assigned >= _LEARNING_AT_ONCE and self.metrics.recent[1] < _PRIOR_SAMPLES
-        self.parts.clear()
-        if self.journal.is_read:
-            self.journal.note(self)
+        self.journal.note(self)
 
-    def unassign(self) -> None:
-        """Count it off: it is over, or goes elsewhere; take up what the metrics say now."""
-        self.assigned -= 1
-        self.learn()
+    def unassign(self, now: float, *, is_news: bool) -> None:
+        """Count it off: it is over, or goes elsewhere. Take up what the metrics say.
+
+        Where the model is known well, a further answer is no news: of those it learns 20 times a
+        second, as one of a thousand answers does not move what is expected.
+        """
+        self.assigned = assigned = self.assigned - 1
+        if is_news or now >= self._learns_at:
+            self.learn()
+            if self.metrics.recent[1] >= _ENOUGH_SAMPLES:
+                self._learns_at = now + _LEARNING_PAUSE
+        else:
+            self.load = assigned / self.slots
+            self.journal.note(self)
 
     def learn(self) -> None:
         """Take up what the metrics say now.
@@ -239,15 +242,13 @@ class Endpoint:
         if usual > self._longest_output:
             usual = self._longest_output
         self.usual_output = usual
-        self.view = (self.config, latency, usual)
+        self.view = (self.config, latency, usual, self.input_price, self.output_price)
         journal = self.journal
         if usual > journal.longest_output:
             journal.longest_output = usual
         if latency > journal.slowest:
             journal.slowest = latency
-        self.parts.clear()
-        if journal.is_read:
-            journal.note(self)
+        journal.note(self)
 
     def heed(self, now: float) -> None:
         """Take up what health says now. Called whenever it may have changed for the worse."""
@@ -294,7 +295,7 @@ class Eligible(Sequence[Endpoint]):
         tightest_limit: The lowest tokens per minute among them.
         is_large: Whether looking at each of them for every request would take too long.
         places: Where each of them stands.
-        indexes: Of a large set, by selector.
+        indexes: By selector, what finds the best of the set.
         journal: What is known of all endpoints together.
     """
 

@@ -11,7 +11,7 @@ from math import inf
 from typing import TYPE_CHECKING, final
 
 from asyncroute._attempt import Try
-from asyncroute._caching import is_worth_keeping, shared_copy
+from asyncroute._caching import is_worth_keeping, recalled, shared_copy
 from asyncroute._course import Course
 from asyncroute._deadlines import RanOutError, within
 from asyncroute._errors import (
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from asyncroute._decide import Decider
     from asyncroute._inputs import QueryRequest
     from asyncroute._protocols import ModelSelector, Plan, Provider
-    from asyncroute._results import ExecutionResult, RoutingDecision
+    from asyncroute._results import ExecutionResult
     from asyncroute._runtime import Runtime
     from asyncroute._single_flight import Flight
 
@@ -146,7 +146,7 @@ class Executor:
         """
         started_at = self.runtime.now()
         try:
-            decision, choice = await self._deciding(request, strategy, selector, started_at)
+            choice = await self._deciding(request, strategy, selector, started_at)
         except (NoEligibleModelError, DeadlineExceededError) as error:
             return self._refused(request, error, started_at)
         plan = choice.ranking.plan
@@ -166,11 +166,11 @@ class Executor:
             if winner is None:
                 winner = await staggered(course, manner, plan, choice.first).run(attempt)
             if winner is not None:
-                result = answered(course, winner, decision, self.new_id(), self.runtime.now())
+                result = answered(course, winner, self.new_id(), self.runtime.now())
             elif course.is_closed:
                 raise RouterStateError("the router was closed while the request was in flight")
             else:
-                result = failed(course, decision, self.new_id(), self.runtime.now())
+                result = failed(course, self.new_id(), self.runtime.now())
         except BaseException:
             self._tell_attempts(course)
             raise
@@ -187,7 +187,7 @@ class Executor:
         """Execute a request at several models at once; see `LLMRouter.execute_all`."""
         started_at = self.runtime.now()
         try:
-            decision, choice = await self._deciding(request, strategy, selector, started_at)
+            choice = await self._deciding(request, strategy, selector, started_at)
         except (NoEligibleModelError, DeadlineExceededError) as error:
             return [self._refused(request, error, started_at)]
         choice.keep(width)
@@ -198,8 +198,8 @@ class Executor:
                 raise RouterStateError("the router was closed while the request was in flight")
             now = self.runtime.now()
             results = [
-                reported(course, attempt, decision, self.new_id(), now) for attempt in course.tries
-            ] or [failed(course, decision, self.new_id(), now)]
+                reported(course, attempt, self.new_id(), now) for attempt in course.tries
+            ] or [failed(course, self.new_id(), now)]
         except BaseException:
             self._tell_attempts(course)
             raise
@@ -214,7 +214,7 @@ class Executor:
             return None
         self._counters.cached += 1
         self._counters.succeeded += 1
-        return shared_copy(result, self.new_id(), 0.0)
+        return recalled(result, self.new_id())
 
     async def carry_shared(
         self,
@@ -274,7 +274,7 @@ class Executor:
         """
         started_at = self.runtime.now()
         try:
-            decision, choice = await self._deciding(request, strategy, selector, started_at)
+            choice = await self._deciding(request, strategy, selector, started_at)
         except (NoEligibleModelError, DeadlineExceededError) as error:
             self._refused(request, error, started_at)
             raise
@@ -285,8 +285,8 @@ class Executor:
             if winner is None and course.is_closed:
                 raise RouterStateError("the router was closed while the stream was opened")
             if isinstance(winner, StreamTry):
-                return OpenStream(course, winner, decision)
-            result = failed(course, decision, self.new_id(), self.runtime.now())
+                return OpenStream(course, winner, choice.decision())
+            result = failed(course, self.new_id(), self.runtime.now())
         except BaseException:
             self._tell_attempts(course)
             raise
@@ -299,15 +299,13 @@ class Executor:
 
     def close_stream(self, opened: OpenStream) -> ExecutionResult:
         """Make the result of a stream that has ended or was left."""
-        result = streamed(
-            opened.course, opened.attempt, opened.decision, self.new_id(), self.runtime.now()
-        )
+        result = streamed(opened.course, opened.attempt, self.new_id(), self.runtime.now())
         self._leave(opened.course)
         return self._told(opened.decision.request, result)
 
     def _deciding(
         self, request: QueryRequest, strategy: str, selector: ModelSelector, started_at: float
-    ) -> Awaitable[tuple[RoutingDecision, Choice]]:
+    ) -> Awaitable[Choice]:
         deciding = self._decider.decide(request, strategy, selector, started_at)
         if getattr(selector, "never_suspends", False):
             return deciding
@@ -315,10 +313,10 @@ class Executor:
 
     async def _decided_in_time(
         self,
-        deciding: Awaitable[tuple[RoutingDecision, Choice]],
+        deciding: Awaitable[Choice],
         strategy: str,
         deadline: float,
-    ) -> tuple[RoutingDecision, Choice]:
+    ) -> Choice:
         try:
             return await within(self.runtime.deadlines, deadline, deciding)
         except RanOutError:

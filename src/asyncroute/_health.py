@@ -327,18 +327,25 @@ class Health:
 
     # What came of a call?
 
-    def succeeded(self, permit: Permit, now: float) -> None:
-        """Count a success. It recovers an ejected model; it never lifts a Retry-After."""
+    def succeeded(self, permit: Permit, now: float) -> bool:
+        """Count a success. It recovers an ejected model; it never lifts a Retry-After.
+
+        Returns:
+            Whether it has recovered, and so comes back slowly.
+        """
         if permit.epoch != self._epoch:
-            return
+            return False
         if not self._is_ejected:
             self._consecutive = 0
             tally = self._window.newest
             if not tally.starts_at <= now < tally.ends_at:
                 tally = self._window.tally(now)
             tally.successes += 1
-        elif permit is self._probe or not permit.is_probe:
-            self._recover(now)
+            return False
+        if permit is not self._probe and permit.is_probe:
+            return False
+        self._recover(now)
+        return True
 
     def failed(self, permit: Permit, now: float, *, may_eject: bool) -> None:
         """Count a hard failure: the model did not answer, or its answer was of no use."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from asyncroute._errors import (
     AllAttemptsFailedError,
@@ -18,7 +18,6 @@ from asyncroute._values import Attempt, Outcome
 if TYPE_CHECKING:
     from asyncroute._attempt import Try
     from asyncroute._course import Course
-    from asyncroute._results import RoutingDecision
     from asyncroute._stream_try import StreamTry
 
 __all__ = ("answered", "failed", "refused", "reported", "reports", "streamed", "why_failed")
@@ -46,9 +45,7 @@ def _outcome_of(attempt: Try, winner: Try | None) -> Outcome:
     return "failed" if error is not None else "superseded"
 
 
-def answered(
-    course: Course, winner: Try, decision: RoutingDecision, request_id: str, now: float
-) -> ExecutionResult:
+def answered(course: Course, winner: Try, request_id: str, now: float) -> ExecutionResult:
     """The result of a request that has an answer."""
     completion, usage, cost = winner.completion, winner.usage, winner.cost
     assert completion is not None
@@ -70,16 +67,18 @@ def answered(
         completion.finish_reason,
         completion.tool_calls,
         attempts,
-        decision,
+        _decided(course),
         False,
         winner.is_simulated,
         request_id,
     )
 
 
-def failed(
-    course: Course, decision: RoutingDecision, request_id: str, now: float
-) -> ExecutionResult:
+def _decided(course: Course) -> Any:
+    return course.choice  # shaped when read
+
+
+def failed(course: Course, request_id: str, now: float) -> ExecutionResult:
     """The result of a request that was attempted in vain."""
     attempts = reports(course, None, now)
     error = why_failed(course, attempts, now)
@@ -95,7 +94,7 @@ def failed(
         error=str(error),
         error_kind=error.kind,
         attempts=attempts,
-        decision=decision,
+        decision=_decided(course),
         simulated=last is not None and last.is_simulated,
         request_id=request_id,
     )
@@ -120,9 +119,7 @@ def refused(error: AsyncRouteError, request_id: str, latency: float) -> Executio
     return result
 
 
-def streamed(
-    course: Course, attempt: StreamTry, decision: RoutingDecision, request_id: str, now: float
-) -> ExecutionResult:
+def streamed(course: Course, attempt: StreamTry, request_id: str, now: float) -> ExecutionResult:
     """The result of a stream that committed: complete, or broken off with the text so far."""
     completion, usage, error = attempt.completion, attempt.usage, attempt.error
     if completion is None and error is None:
@@ -140,7 +137,7 @@ def streamed(
         finish_reason=None if completion is None else completion.finish_reason,
         tool_calls=() if completion is None else completion.tool_calls,
         attempts=reports(course, attempt, now),
-        decision=decision,
+        decision=_decided(course),
         simulated=attempt.is_simulated,
         request_id=request_id,
     )
@@ -180,9 +177,7 @@ def _listed(attempts: tuple[Attempt, ...]) -> str:
     return f": {'; '.join(said)}" if said else ""
 
 
-def reported(
-    course: Course, attempt: Try, decision: RoutingDecision, request_id: str, now: float
-) -> ExecutionResult:
+def reported(course: Course, attempt: Try, request_id: str, now: float) -> ExecutionResult:
     """The result of one attempt among several whose answers are all wanted."""
     winner = None if attempt.completion is None else attempt
     report = attempt.report(_outcome_of(attempt, winner), now)
@@ -200,7 +195,7 @@ def reported(
         finish_reason=None if completion is None else completion.finish_reason,
         tool_calls=() if completion is None else completion.tool_calls,
         attempts=(report,),
-        decision=decision,
+        decision=_decided(course),
         simulated=attempt.is_simulated,
         request_id=request_id,
     )

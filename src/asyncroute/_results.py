@@ -196,9 +196,13 @@ def _restored(given: tuple[Any, ...], trace: Trace) -> RoutingDecision:
     return decision
 
 
-class _Failed:
-    __slots__ = ("_exception",)
+class _Kept:
+    """What a result has beside its fields, each unset until it is needed."""
+
+    __slots__ = ("_exception", "recalled")
     _exception: Exception
+    recalled: tuple[Any, ...]
+    """What it is made of when it comes from the cache, all but the request's id."""
 
     def fail_with(self, exception: Exception) -> None:
         """Attach the exception behind the error. For the router."""
@@ -207,7 +211,7 @@ class _Failed:
 
 @final
 @dataclass(slots=True)
-class ExecutionResult(_Failed):
+class ExecutionResult(_Kept):
     """What became of a request. Check `success`, or call `unwrap()`.
 
     Attributes:
@@ -300,3 +304,22 @@ class _ShapedOnRead:
 
 
 RoutingDecision.fallback_models = _ShapedOnRead(RoutingDecision.fallback_models)  # pyright: ignore[reportAttributeAccessIssue]
+
+_decision_slot: Any = ExecutionResult.decision
+
+
+def _decision_of(result: ExecutionResult) -> RoutingDecision | None:
+    """Shape the decision of a result when it is read for the first time: hardly ever.
+
+    Until then there is what makes it by its `decision()`: a tenth of a whole request.
+    """
+    made = _decision_slot.__get__(result)
+    if made is None or isinstance(made, RoutingDecision):
+        return made
+    decision: RoutingDecision = made.decision()
+    _decision_slot.__set__(result, decision)
+    return decision
+
+
+# A property sets by a call in C, where a descriptor of ours would take one in Python.
+ExecutionResult.decision = property(_decision_of, _decision_slot.__set__)  # pyright: ignore[reportAttributeAccessIssue]

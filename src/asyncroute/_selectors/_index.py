@@ -20,9 +20,10 @@ from asyncroute._protocols import Ranking
 
 __all__ = ("Index", "IndexedRanking", "Part", "part_score")
 
-Part: TypeAlias = tuple[float, float, float, float, View]
+Part: TypeAlias = tuple[float, float, float, float, float, View]
 """What a score needs of an endpoint: the state's score; over the cost scale and success rate the
-price of a token in, the usual number of tokens out and the price of a token out; and its `View`."""
+price of a token in, the usual number of tokens out and the price of a token out. Its load and its
+`View` say of which state that is."""
 
 _Entry: TypeAlias = tuple[float, float, int, int]
 """In a heap: the bound negated, a lot, the place, and the stamp that place had."""
@@ -36,7 +37,7 @@ _MOST_EQUAL = 4
 
 def part_score(part: Part, weight: float, tokens_in: float, longest: float) -> float:
     """Score an endpoint for a request of so many tokens in, and at most so many out."""
-    state, price_in, usual, price_out, _ = part
+    state, price_in, usual, price_out, _, _ = part
     tokens_out = usual if usual < longest else longest
     return state + weight / (1.0 + tokens_in * price_in + tokens_out * price_out)
 
@@ -77,7 +78,7 @@ class Index:
         self._part_of = part_of
         self._rng = rng
         self._turn = 0
-        self._read = eligible.journal.begin_to_read()
+        self._read = eligible.journal.end
         self._parts = [part_of(endpoint) for endpoint in eligible]
         self._highest = self._parts.copy()  # what the heaps' bounds are made of
         self._stamps = [0] * len(self._parts)
@@ -124,11 +125,15 @@ class Index:
         return self._turn + self._rng.random() * len(self._parts)
 
     def _catch_up(self) -> None:
-        changed, self._read = self._eligible.journal.since(self._read)
-        places = self._eligible.places
+        journal, places = self._eligible.journal, self._eligible.places
+        changed = journal.since(self._read)
+        self._read = journal.end
         for endpoint in self._eligible if changed is None else changed:
             place = places.get(endpoint)
             if place is None:
+                continue
+            before = self._parts[place]
+            if before[5] is endpoint.view and before[4] == endpoint.load:
                 continue
             self._parts[place] = part = self._part_of(endpoint)
             highest = self._highest[place]

@@ -13,15 +13,13 @@ from asyncroute._endpoint import Eligible, Endpoint, Remaining
 from asyncroute._estimate import input_tokens
 from asyncroute._inputs import QueryRequest
 from asyncroute._protocols import Candidate, Ranking
+from asyncroute._selectors._board import Board, BoardRanking
 from asyncroute._selectors._index import Index, IndexedRanking, Part
 
 __all__ = ("ScoredSelector", "SplitSelector", "cost_score", "ranked")
 
-_MOST_PARTS = 32
-"""Selectors for which an endpoint keeps its part of a score."""
-
 _MOST_INDEXES = 8
-"""Selectors for which a large set keeps an index."""
+"""Selectors for which an eligible set keeps what finds the best of it."""
 
 COST_SCALE = 0.01
 """Dollars a request that score 0.5 for cost."""
@@ -95,7 +93,7 @@ class SplitSelector(ScoredSelector):
     """A selector whose score is a part of the model's state plus a weighted score of the cost.
 
     Both are on absolute scales, so that the part of the state can be kept from request to request:
-    each endpoint keeps it in its `parts`, until something about the endpoint changes.
+    until something about the endpoint changes.
     """
 
     never_suspends = True
@@ -122,56 +120,52 @@ class SplitSelector(ScoredSelector):
 
     async def select(self, request: QueryRequest, candidates: Sequence[Candidate], /) -> Ranking:
         """Rank by score; equals by load, then by lot."""
-        if not isinstance(candidates, Eligible):
-            if isinstance(candidates, Remaining):
-                return self._select_of_many(request, candidates.eligible, candidates.left_out)
-            return await super().select(request, candidates)
-        if candidates.is_large:
-            return self._select_of_many(request, candidates, ())
-        if len(candidates.endpoints) == 1:
-            return Ranking(candidates, (1.0,))
-        parts = [e.parts.get(self) or self._part(e) for e in candidates.endpoints]
-        weight = self.cost_weight
-        if weight:
-            n = input_tokens(request)
-            m = request.max_tokens or inf
-            scores = [  # as `part_score`, whose calls would double what this takes
-                state + weight / (1.0 + n * price_in + (usual if usual < m else m) * price_out)
-                for state, price_in, usual, price_out, _ in parts
-            ]
-        else:
-            scores = [part[0] for part in parts]
-        if scores.count(max(scores)) > 1:
-            return ranked(candidates, scores, self._rng)
-        ranking = Ranking(candidates, scores)
-        ranking.captured = parts
-        return ranking
+        if isinstance(candidates, Eligible):
+            if candidates.is_large:
+                return self._select_of_many(request, candidates, ())
+            if len(candidates.endpoints) > 1:
+                return self._select_of_few(request, candidates)
+        elif isinstance(candidates, Remaining):
+            return self._select_of_many(request, candidates.eligible, candidates.left_out)
+        return await super().select(request, candidates)
+
+    def _select_of_few(self, request: QueryRequest, eligible: Eligible) -> Ranking:
+        board = eligible.indexes.get(self)
+        if board is None:
+            board = Board(eligible, self.cost_weight, self._part)
+            self._keep_index(eligible, board)
+        n, m = input_tokens(request), request.max_tokens or inf
+        parts, place, score, equals = board.best(n, m)
+        endpoints = eligible.endpoints
+        if equals:
+            place = drawn(endpoints, [place, *equals], self._rng)
+        return BoardRanking(endpoints, parts, place, score, (self.cost_weight, n, m))
 
     def _select_of_many(
         self, request: QueryRequest, eligible: Eligible, away: Collection[Endpoint]
     ) -> Ranking:
         index = eligible.indexes.get(self)
-        if not isinstance(index, Index):
-            if len(eligible.indexes) >= _MOST_INDEXES:  # a new selector object for every request
-                eligible.indexes.clear()
+        if index is None:
             index = Index(eligible, self.cost_weight, self._part, self._rng)
-            eligible.indexes[self] = index
+            self._keep_index(eligible, index)
         n, m = input_tokens(request), request.max_tokens or inf
         places, score = index.best(n, m, away)
         endpoints = eligible.endpoints
         place = places[0] if len(places) == 1 else drawn(endpoints, places, self._rng)
         return IndexedRanking(endpoints, place, score, partial(self.score, request), away)
 
+    def _keep_index(self, eligible: Eligible, index: Board | Index) -> None:
+        if len(eligible.indexes) >= _MOST_INDEXES:  # a new selector object for every request
+            eligible.indexes.clear()
+        eligible.indexes[self] = index
+
     def _part(self, endpoint: Endpoint) -> Part:
         scale = 1.0 / (COST_SCALE * endpoint.success_rate)
-        parts = endpoint.parts
-        if len(parts) >= _MOST_PARTS:  # a new selector object for every request
-            parts.clear()
-        parts[self] = part = (
+        return (
             self.state_score(endpoint),
             endpoint.input_price * scale,
             endpoint.usual_output,
             endpoint.output_price * scale,
+            endpoint.load,
             endpoint.view,
         )
-        return part
