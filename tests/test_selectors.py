@@ -561,7 +561,7 @@ def test_answers_of_a_well_known_model_are_taken_up_after_a_pause_and_failures_a
     one_more(endpoint, 0.02, success=False)
     assert endpoint.success_rate < 1
     known = endpoint.view
-    one_more(endpoint, 0.06)
+    one_more(endpoint, 0.2)
     assert endpoint.view is not known
     assert endpoint.expected_latency == pytest.approx(1.0, abs=0.1)
 
