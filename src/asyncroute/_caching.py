@@ -43,7 +43,8 @@ def result_key(
 
     Returns:
         None for what must not be cached: a request with tools acts on the world, and one whose
-        parameters cannot be compared cannot be found again.
+        parameters cannot be compared cannot be found again. A key may turn out to have no hash
+        (with a tenant or a selector that has none): then the same holds.
     """
     if isinstance(query, QueryRequest):
         if fields:
@@ -56,16 +57,14 @@ def result_key(
             return None  # as above: one that there is not
     composed = _composed(fields)
     try:
-        key = (
-            query if isinstance(query, str) else tuple(map(_message_key, query)),
+        return (
+            query if isinstance(query, str) else tuple(_conversation_key(query)),
             how,
             _plain(fields),
             _composed_key(*composed) if any(composed) else None,
         )
-        hash(key)  # a tenant or a selector that cannot be compared
     except (AttributeError, TypeError, ValueError):
         return None
-    return key
 
 
 def _composed_key(
@@ -89,11 +88,14 @@ def _names(given: str | Iterable[str]) -> tuple[str, ...]:
     return (given,) if isinstance(given, str) else tuple(given)
 
 
-def _message_key(message: Message) -> Hashable:
-    content = message.get("content")
-    if len(message) == 2 and type(content) is str:  # a role beside it: nearly all are like this
-        return message.get("role"), content
-    return _canonical(message)
+def _conversation_key(messages: Sequence[Message]) -> list[Hashable]:
+    return [
+        # A role beside a text: nearly all are like this.
+        (message.get("role"), content)
+        if type(content := message.get("content")) is str and len(message) == 2
+        else _canonical(message)
+        for message in messages
+    ]
 
 
 def _canonical(value: Any) -> str:

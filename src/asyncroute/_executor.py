@@ -112,7 +112,7 @@ class Executor:
 
     def new_id(self) -> str:
         """Return the id of a new request, unique without coordination."""
-        return f"{self._prefix}{self._next_id():x}"
+        return f"{self._prefix}{self._next_id()}"
 
     def deadline_of(self, request: QueryRequest, started_at: float) -> float:
         """The instant at which a request must be over."""
@@ -208,7 +208,11 @@ class Executor:
         return [self._told(request, result) for result in results]
 
     def recall(self, cache: CacheManager[ExecutionResult], key: Hashable) -> ExecutionResult | None:
-        """Answer from the cache, if the answer is there. Observers are not told yet."""
+        """Answer from the cache, if the answer is there. Observers are not told yet.
+
+        Raises:
+            TypeError: The key has no hash.
+        """
         result = cache.get(key, self.runtime.now())
         if result is None:
             return None

@@ -367,7 +367,10 @@ class LLMRouter:
         if cache is not None:
             how = strategy if manner is SEQUENTIAL else (strategy, manner)
             key = result_key(query, how, fields)
-            recalled = None if key is None else executor.recall(cache, key)
+            try:
+                recalled = None if key is None else executor.recall(cache, key)
+            except TypeError:
+                key = None  # it cannot be compared, and so not be found again
             if recalled is not None and executor.runtime.observers is None:
                 return recalled
         request = _request_from(query, strategy, fields)
