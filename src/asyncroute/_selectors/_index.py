@@ -1,18 +1,17 @@
 """The best of very many endpoints, found without looking at all of them. Exact.
 
-For each class of request sizes there is a heap of the best score that each endpoint can have for
-any request of the class. The best of those is scored exactly, then the next, until no other can
-reach what was found: branch and bound. A changed endpoint gets a new entry, and the old one is
-passed over when it comes up.
+Endpoints of similar prices and lengths of answers lie on one shelf, by the scores of their states.
+What the cost of a request adds is for nobody on a shelf more than for the cheapest that could lie
+there. So a request looks at each shelf once, and then from the top of the best ones until no other
+can reach what was found: branch and bound. Requests of all sizes use the same shelves.
 """
 
 from __future__ import annotations
 
 import random
-from collections import OrderedDict
+from bisect import bisect_left, insort
 from collections.abc import Callable, Collection, Sequence
-from heapq import heapify, heappop, heappush
-from math import inf
+from math import frexp, ldexp
 from typing import TypeAlias, final, overload
 
 from asyncroute._endpoint import Eligible, Endpoint, View
@@ -25,14 +24,18 @@ Part: TypeAlias = tuple[float, float, float, float, float, View]
 price of a token in, the usual number of tokens out and the price of a token out. Its load and its
 `View` say of which state that is."""
 
-_Entry: TypeAlias = tuple[float, float, int, int]
-"""In a heap: the bound negated, a lot, the place, and the stamp that place had."""
+_Entry: TypeAlias = tuple[float, float, int]
+"""On a shelf: the state's score, a lot, the place."""
 
-_MOST_HEAPS = 8
-"""Classes of sizes that are kept, those used last."""
+_Least: TypeAlias = tuple[float, float, float]
+"""Of all on a shelf, a lower bound of: the price of a token in, the usual tokens out, the price of
+a token out, as in a `Part`."""
 
 _MOST_EQUAL = 4
 """Equally good endpoints among which the least loaded is looked for."""
+
+_NO_PRICE = -24
+"""The binary exponent of a price that is as good as none."""
 
 
 def part_score(part: Part, weight: float, tokens_in: float, longest: float) -> float:
@@ -55,13 +58,12 @@ class Index:
 
     __slots__ = (
         "_eligible",
-        "_heaps",
-        "_highest",
+        "_entries",
         "_part_of",
         "_parts",
         "_read",
         "_rng",
-        "_stamps",
+        "_shelves",
         "_turn",
         "_weight",
     )
@@ -80,49 +82,65 @@ class Index:
         self._turn = 0
         self._read = eligible.journal.end
         self._parts = [part_of(endpoint) for endpoint in eligible]
-        self._highest = self._parts.copy()  # what the heaps' bounds are made of
-        self._stamps = [0] * len(self._parts)
-        self._heaps: OrderedDict[tuple[float, float], list[_Entry]] = OrderedDict()
+        self._entries: list[_Entry] = [
+            (part[0], self._lot(), place) for place, part in enumerate(self._parts)
+        ]
+        # Each shelf in ascending order: what is best comes last.
+        self._shelves: dict[_Least, list[_Entry]] = {}
+        for part, entry in zip(self._parts, self._entries, strict=True):
+            self._shelves.setdefault(self._least(part), []).append(entry)
+        for shelf in self._shelves.values():
+            shelf.sort()
 
     def best(
         self, tokens_in: int, longest: float, away: Collection[Endpoint]
     ) -> tuple[list[int], float]:
         """Find the places of the best endpoints, equals of each other, and their score."""
         self._catch_up()
-        sizes = (_floor(tokens_in), _floor(longest)) if self._weight else (0.0, 0.0)
-        heap = self._heap(sizes)
-        endpoints, stamps, parts = self._eligible.endpoints, self._stamps, self._parts
+        weight, endpoints, parts = self._weight, self._eligible.endpoints, self._parts
+        shelves = [
+            (shelf[-1][0] + cheapest, cheapest, shelf)
+            for (price_in, usual, price_out), shelf in self._shelves.items()
+            for cheapest in (
+                weight
+                / (
+                    1.0 + tokens_in * price_in + (usual if usual < longest else longest) * price_out
+                ),
+            )
+        ]
+        shelves.sort(reverse=True)
         equals: list[int] = []
         highest = -1.0
-        looked_at: list[_Entry] = []
-        while heap:
-            bound = -heap[0][0]
-            if bound < highest or (bound == highest and len(equals) >= _MOST_EQUAL):
+        for bound, cheapest, shelf in shelves:
+            if bound < highest:
                 break
-            entry = heappop(heap)
-            place = entry[2]
-            if entry[3] != stamps[place]:
-                continue  # it has changed since
-            looked_at.append(entry)
-            if endpoints[place] in away:
-                continue
-            score = part_score(parts[place], self._weight, tokens_in, longest)
-            if score > highest:
-                highest, equals = score, [place]
-            elif score == highest:
-                equals.append(place)
-        for bound, _, place, stamp in looked_at:
-            part = parts[place]
-            if part is not self._highest[place]:  # the bound may be too high by now
-                self._highest[place] = part
-                bound = -part_score(part, self._weight, *sizes)
-            heappush(heap, (bound, self._lot(), place, stamp))
+            for state, _, place in reversed(shelf):
+                bound = state + cheapest
+                if bound < highest or (bound == highest and len(equals) >= _MOST_EQUAL):
+                    break
+                if away and endpoints[place] in away:
+                    continue
+                score = part_score(parts[place], weight, tokens_in, longest)
+                if score > highest:
+                    highest, equals = score, [place]
+                elif score == highest:
+                    equals.append(place)
+        if len(equals) > 1:
+            for place in equals:  # next time it is the turn of others
+                self._move(place, parts[place], parts[place])
         return equals, highest
 
     def _lot(self) -> float:
         """Where an endpoint comes among its equals: behind those that wait, for about a round."""
         self._turn += 1
-        return self._turn + self._rng.random() * len(self._parts)
+        return -(self._turn + self._rng.random() * len(self._parts))
+
+    def _least(self, part: Part) -> _Least:
+        """The shelf of an endpoint, by what all on it have at least."""
+        if not self._weight:
+            return (0.0, 0.0, 0.0)
+        _, price_in, usual, price_out, _, _ = part
+        return (_power(price_in, 1), _power(usual, 2), _power(price_out, 1))
 
     def _catch_up(self) -> None:
         journal, places = self._eligible.journal, self._eligible.places
@@ -136,45 +154,24 @@ class Index:
             if before[5] is endpoint.view and before[4] == endpoint.load:
                 continue
             self._parts[place] = part = self._part_of(endpoint)
-            highest = self._highest[place]
-            # While it can only have become worse, what the heaps have is still a bound.
-            if (
-                part[0] > highest[0]
-                or part[1] < highest[1]
-                or part[2] < highest[2]
-                or part[3] < highest[3]
-            ):
-                self._highest[place] = part
-                self._stamps[place] += 1
-                self._enter(place, part)
+            if part[:4] != before[:4]:
+                self._move(place, before, part)
 
-    def _enter(self, place: int, part: Part) -> None:
-        stamp, lot = self._stamps[place], self._lot()
-        for (tokens_in, longest), heap in self._heaps.items():
-            bound = part_score(part, self._weight, tokens_in, longest)
-            heappush(heap, (-bound, lot, place, stamp))
-
-    def _heap(self, key: tuple[float, float]) -> list[_Entry]:
-        heap = self._heaps.get(key)
-        if heap is None or len(heap) > 2 * len(self._parts) + 64:
-            heap = self._heaps[key] = [
-                (-part_score(self._highest[place], self._weight, *key), self._lot(), place, stamp)
-                for place, stamp in enumerate(self._stamps)
-            ]
-            heapify(heap)
-            if len(self._heaps) > _MOST_HEAPS:
-                self._heaps.popitem(last=False)
-        self._heaps.move_to_end(key)
-        return heap
+    def _move(self, place: int, before: Part, part: Part) -> None:
+        least, entry = self._least(before), self._entries[place]
+        shelf = self._shelves[least]
+        del shelf[bisect_left(shelf, entry)]
+        if not shelf:
+            del self._shelves[least]
+        self._entries[place] = entry = (part[0], self._lot(), place)
+        insort(self._shelves.setdefault(self._least(part), []), entry)
 
 
-def _floor(size: float) -> float:
-    """The least size of a class: those that share the first two binary digits."""
-    if size == inf:
-        return inf
-    whole = int(size)
-    shift = max(whole.bit_length() - 2, 0)
-    return whole >> shift << shift
+def _power(figure: float, digits: int) -> float:
+    """The greatest power of two, or of four for two digits, that a figure is not below."""
+    exponent = frexp(figure)[1] - 1
+    exponent -= exponent % digits
+    return ldexp(1.0, exponent) if figure and exponent > _NO_PRICE else 0.0
 
 
 @final
