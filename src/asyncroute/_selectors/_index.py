@@ -59,6 +59,7 @@ class Index:
     __slots__ = (
         "_eligible",
         "_entries",
+        "_leasts",
         "_part_of",
         "_parts",
         "_read",
@@ -86,9 +87,10 @@ class Index:
             (part[0], self._lot(), place) for place, part in enumerate(self._parts)
         ]
         # Each shelf in ascending order: what is best comes last.
+        self._leasts = [self._least(part) for part in self._parts]
         self._shelves: dict[_Least, list[_Entry]] = {}
-        for part, entry in zip(self._parts, self._entries, strict=True):
-            self._shelves.setdefault(self._least(part), []).append(entry)
+        for least, entry in zip(self._leasts, self._entries, strict=True):
+            self._shelves.setdefault(least, []).append(entry)
         for shelf in self._shelves.values():
             shelf.sort()
 
@@ -120,14 +122,16 @@ class Index:
                     break
                 if away and endpoints[place] in away:
                     continue
-                score = part_score(parts[place], weight, tokens_in, longest)
+                _, price_in, usual, price_out, _, _ = parts[place]
+                # As `part_score`, whose calls would double what this takes.
+                tokens_out = usual if usual < longest else longest
+                score = state + weight / (1.0 + tokens_in * price_in + tokens_out * price_out)
                 if score > highest:
                     highest, equals = score, [place]
                 elif score == highest:
                     equals.append(place)
         if len(equals) > 1:
-            for place in equals:  # next time it is the turn of others
-                self._move(place, parts[place], parts[place])
+            self._lay(equals[0], parts[equals[0]][0])  # next time it is the turn of another
         return equals, highest
 
     def _lot(self) -> float:
@@ -154,17 +158,23 @@ class Index:
             if before[5] is endpoint.view and before[4] == endpoint.load:
                 continue
             self._parts[place] = part = self._part_of(endpoint)
-            if part[:4] != before[:4]:
-                self._move(place, before, part)
+            if part[1:4] != before[1:4]:
+                self._lay(place, part[0], self._least(part))
+            elif part[0] != before[0]:
+                self._lay(place, part[0])
 
-    def _move(self, place: int, before: Part, part: Part) -> None:
-        least, entry = self._least(before), self._entries[place]
-        shelf = self._shelves[least]
+    def _lay(self, place: int, state: float, least: _Least | None = None) -> None:
+        """Lay an endpoint elsewhere: on its shelf, or on the one given."""
+        before, entry = self._leasts[place], self._entries[place]
+        shelf = self._shelves[before]
         del shelf[bisect_left(shelf, entry)]
-        if not shelf:
-            del self._shelves[least]
-        self._entries[place] = entry = (part[0], self._lot(), place)
-        insort(self._shelves.setdefault(self._least(part), []), entry)
+        if least is not None and least != before:
+            if not shelf:
+                del self._shelves[before]
+            self._leasts[place] = least
+            shelf = self._shelves.setdefault(least, [])
+        self._entries[place] = entry = (state, self._lot(), place)
+        insort(shelf, entry)
 
 
 def _power(figure: float, digits: int) -> float:
