@@ -269,6 +269,7 @@ class Try(Interruptible):
         """Wait for the turn to take slot, request and tokens.
 
         Raises:
+            AttemptTimeoutError: The deadline has passed.
             OverloadedError: It would not be its turn in time, or the model is set aside meanwhile.
         """
         request, endpoint = self._request, self.endpoint
@@ -280,6 +281,8 @@ class Try(Interruptible):
             tenant=request.tenant,
         )
         now = request.runtime.now()
+        if now >= request.deadline:  # a blocked loop may have kept it from going on with its turn
+            raise AttemptTimeoutError("its turn came after its deadline, and it was not sent")
         available_at = endpoint.health.available_at(now)
         if available_at > now and self._permit and not self._permit.is_probe:
             raise OverloadedError(

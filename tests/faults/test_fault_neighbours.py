@@ -125,6 +125,32 @@ async def test_no_call_is_sent_when_a_blocked_loop_lets_it_start_after_its_deadl
         assert_at_rest(router)
 
 
+async def test_no_call_is_sent_when_its_turn_is_taken_up_after_its_deadline() -> None:
+    """The slot was handed over in time; then the loop was blocked."""
+    ledger = Ledger({"a": answers(after=0.1)}, cancels_promptly=False)
+    async with router_of(
+        ledger, [model("a", max_concurrent_requests=1, avg_latency_ms=100)]
+    ) as router:
+        lane = router._registry["a"].lane
+        calls = [asyncio.create_task(router.execute("q", timeout=0.5)) for _ in range(2)]
+        await asyncio.sleep(0.05)
+        assert lane.queued == 1
+        blocked: list[int] = []
+
+        def block_when_it_is_its_turn(turn: int) -> None:
+            if not lane.queued and not blocked:
+                blocked.append(turn)
+                block_loop(1.0)
+
+        with every_turn(block_when_it_is_its_turn):
+            await asyncio.wait(calls)
+        assert blocked
+        assert [task.result().success for task in calls] == [True, False]
+        assert ledger.calls == ["a"]
+        assert says_healthy(router, "a")
+        assert_at_rest(router)
+
+
 @BOTH
 @pytest.mark.parametrize("mode", ["sequential", "hedged", "race"])
 async def test_a_loop_blocked_while_answers_come_loses_none(mode: str, inline: bool) -> None:
