@@ -315,12 +315,55 @@ def test_each_model_has_its_turn() -> None:
 
 def test_turns_follow_weights_evenly_spaced() -> None:
     router = LLMRouter([model("a", weight=5), *models("bc")])
-    assert "".join(turns(router, 7)) == "aabacaa"
+    assert "".join(turns(router, 14)) == "aabaaca" * 2
 
 
 def test_three_to_one_is_three_to_one() -> None:
     router = LLMRouter([model("a", weight=3), model("b"), model("z", weight=0)])
     assert Counter(turns(router, 4000)) == {"a": 3000, "b": 1000}
+
+
+def test_each_of_very_many_has_its_turn() -> None:
+    ids = [f"m{i}" for i in range(100)]
+    taken = turns(LLMRouter([model(name) for name in ids]), 250)
+    assert taken == (ids * 3)[:250]
+
+
+def test_turns_of_very_many_follow_weights() -> None:
+    router = LLMRouter([model("a", weight=50), *(model(f"m{i}") for i in range(50))])
+    taken = turns(router, 200)
+    assert taken.count("a") == 100
+    assert max(Counter(taken[:100]).items(), key=lambda item: item[1]) == ("a", 50)
+    assert all("a" in taken[i : i + 3] for i in range(198))
+
+
+def test_one_of_very_many_that_was_away_is_not_made_up_for() -> None:
+    router = LLMRouter([model(f"m{i}") for i in range(40)])
+    turns(router, 40)
+    assert "m0" not in turns(router, 120, exclude=["m0"])
+    assert turns(router, 38).count("m0") == 1
+
+
+async def test_one_of_very_many_that_is_set_aside_is_passed_over() -> None:
+    async with LLMRouter([model(f"m{i}") for i in range(40)], {"default": Scripted()}) as router:
+        endpoint, at = router._registry["m0"], asyncio.get_running_loop().time()
+        endpoint.block(at + 30, at)
+        taken = [
+            (await router.execute("hello", strategy="round_robin")).model_id for _ in range(60)
+        ]
+        assert "m0" not in taken
+        await asyncio.sleep(31)
+        result = await router.execute("hello", strategy="round_robin")
+        assert result.model_id == "m0"
+
+
+async def test_very_many_are_ranked_by_who_is_due_next() -> None:
+    router = LLMRouter([model(f"m{i}") for i in range(40)])
+    decision = await router.route("hello", strategy="round_robin")
+    ranked = [decision.selected_model, *decision.fallback_models]
+    assert [each.model_id for each in ranked] == [f"m{i}" for i in range(40)]
+    scores = [view.score for view in decision.candidates]
+    assert scores == sorted(scores, reverse=True)
 
 
 async def test_lots_among_equals_follow_weights_too() -> None:
@@ -368,7 +411,7 @@ def test_turns_of_models_long_gone_are_forgotten() -> None:
             await selector.select(HELLO, endpoints(model(f"m{i}")))
 
     asyncio.run(come_and_go())
-    assert len(selector._credit) < 100
+    assert len(selector._due) < 100
 
 
 # Ensemble
