@@ -403,10 +403,8 @@ class Try(Interruptible):
         grant = self._grant
         if sent_at is not None:
             self._bill()
-            usage = self.usage
             if grant is not None:
-                is_known = usage is not None and not usage.estimated
-                grant.release(now, usage.total_tokens if usage and is_known else None)
+                grant.release(now, self._tokens_billed)
             self._tell_metrics(now - sent_at)
         elif grant is not None:
             grant.cancel(now)
@@ -440,6 +438,14 @@ class Try(Interruptible):
             usage = self._estimated_usage()
             cost = 0.0 if usage is None else self.endpoint.bill(usage)
         self.cost, self.usage = cost, usage
+
+    @property
+    def _tokens_billed(self) -> int | None:
+        """The true tokens in and out, where the provider has told them."""
+        usage = self.usage
+        if usage is None or usage.estimated:
+            return None
+        return usage.input_tokens + usage.output_tokens
 
     def _estimated_usage(self) -> Usage | None:
         if self.completion is None and not self._is_billed_unanswered():

@@ -275,7 +275,7 @@ class Course:
         role: Role = "race" if is_raced else "fallback" if self.tries else "first"
         if not self.tries:
             first = self.choice.first
-            permit = first.health.try_pass(now) if first.config.is_available else None
+            permit = first.health.try_pass(now) if first.is_available else None
             if permit is not None:  # nearly always: the rest need not even be listed
                 return self._try(first, permit, role, now)
         candidate = self._next_candidate(now)
@@ -310,7 +310,7 @@ class Course:
         if self.is_closed or now >= self.deadline:  # as `next_try`, or its caller asks for ever
             return None
         if not self.tries:
-            candidates = [e for e in self._untried if e.config.is_available]
+            candidates = [e for e in self._untried if e.is_available]
             earliest = min((e.health.available_at(now) for e in candidates), default=inf)
             if earliest >= self.deadline:
                 return None
@@ -331,7 +331,7 @@ class Course:
         """Return the best model that may follow and may be called now, with its permit."""
         if self._has_tried_enough:
             return None
-        candidates = [e for e in self._untried if e.config.is_available]
+        candidates = [e for e in self._untried if e.is_available]
         if avoid:
             candidates = sorted(candidates, key=lambda e: e.config.provider in avoid)
         for endpoint in candidates:
@@ -377,7 +377,7 @@ class Course:
             done = retries.count(endpoint)
             if error is None or done >= self.runtime.fallback.retries_after(error):
                 continue
-            if not endpoint.config.is_available or not self._is_affordable(endpoint):
+            if not endpoint.is_available or not self._is_affordable(endpoint):
                 continue
             runtime = self.runtime
             pause = runtime.fallback.pause_before(
@@ -415,7 +415,7 @@ class Course:
         if now < at:
             return None
         self._planned = None
-        permit = endpoint.health.try_pass(now) if endpoint.config.is_available else None
+        permit = endpoint.health.try_pass(now) if endpoint.is_available else None
         if permit is None:
             self.runtime.retries.give_back()
             return None

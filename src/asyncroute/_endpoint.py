@@ -98,6 +98,7 @@ class Endpoint:
         metrics: What its calls came to.
         assigned: Requests that chose it and are not over: just sent, queued or in flight.
         load: The same over its slots.
+        is_available: Whether it is switched on.
         is_learning: Whether it has as many of them as a model may have that is not known yet.
         slots: Calls it may have in flight as configured, at least 1: what load is measured in.
         usual_output: Tokens an answer usually has.
@@ -120,6 +121,7 @@ class Endpoint:
         "expected_latency",
         "health",
         "input_price",
+        "is_available",
         "is_learning",
         "is_removed",
         "journal",
@@ -158,6 +160,7 @@ class Endpoint:
     def configure(self, config: ModelConfig) -> None:
         """Take over a new configuration; the live state stays."""
         self.config = config
+        self.is_available = config.is_available
         self.input_price = config.input_price
         self.output_price = config.output_price
         self.slots = config.max_concurrent_requests or 1

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections.abc import Callable, Sequence
+from math import inf
 from typing import final
 
 from asyncroute._endpoint import Eligible, Endpoint
+from asyncroute._estimate import input_tokens
+from asyncroute._inputs import QueryRequest
 from asyncroute._protocols import Ranking
 from asyncroute._selectors._index import Part, part_score
 
@@ -99,29 +102,32 @@ class BoardRanking(Ranking):
     They are scored from what was kept when deciding.
 
     Args:
+        request: The request.
         candidates: The set.
         captured: What was kept of each.
         best: The place of the best one.
         score: Its score.
-        sizes: The weight of the cost, the request's tokens in, and its most tokens out.
+        weight: The share of the cost in the score.
     """
 
-    __slots__ = ("_best", "_parts", "_score", "_scores", "_sizes")
+    __slots__ = ("_best", "_parts", "_request", "_score", "_scores", "_weight")
 
     def __init__(
         self,
+        request: QueryRequest,
         candidates: Sequence[Endpoint],
         captured: Sequence[Part],
         best: int,
         score: float,
-        sizes: tuple[float, int, float],
+        weight: float,
     ) -> None:
         self.candidates = candidates
         self.captured = self._parts = captured
         self.plan = self.votes = self._order = self._scores = None
+        self._request = request
         self._best = best
         self._score = score
-        self._sizes = sizes
+        self._weight = weight
 
     _scores: list[float] | None
 
@@ -129,8 +135,10 @@ class BoardRanking(Ranking):
     def scores(self) -> Sequence[float]:
         """The candidates' scores."""
         if self._scores is None:
-            weight, tokens_in, longest = self._sizes
-            self._scores = [part_score(part, weight, tokens_in, longest) for part in self._parts]
+            tokens_in, longest = input_tokens(self._request), self._request.max_tokens or inf
+            self._scores = [
+                part_score(part, self._weight, tokens_in, longest) for part in self._parts
+            ]
         return self._scores
 
     def order(self) -> Sequence[int]:

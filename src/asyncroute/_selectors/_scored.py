@@ -134,12 +134,11 @@ class SplitSelector(ScoredSelector):
         if board is None:
             board = Board(eligible, self.cost_weight, self._part)
             self._keep_index(eligible, board)
-        n, m = input_tokens(request), request.max_tokens or inf
-        parts, place, score, equals = board.best(n, m)
+        parts, place, score, equals = board.best(input_tokens(request), request.max_tokens or inf)
         endpoints = eligible.endpoints
         if equals:
             place = drawn(endpoints, [place, *equals], self._rng)
-        return BoardRanking(endpoints, parts, place, score, (self.cost_weight, n, m))
+        return BoardRanking(request, endpoints, parts, place, score, self.cost_weight)
 
     def _select_of_many(
         self, request: QueryRequest, eligible: Eligible, away: Collection[Endpoint]
