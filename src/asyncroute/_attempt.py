@@ -325,6 +325,8 @@ class Try(Interruptible):
 
     async def _ask_observed(self, observers: Observers) -> Completion:
         held = observers.started(self.call)
+        if not held:
+            return await self._provider.complete(self.call)
         error: BaseException | None = None
         try:
             completion = await self._provider.complete(self.call)
