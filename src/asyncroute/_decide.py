@@ -126,15 +126,16 @@ class Decider:
             self._version = registry.version
             self.cache.clear()
             self._steps = sorted({endpoint.config.max_tokens for endpoint in registry})
-        needed = tokens_in + (request.max_tokens or 1)
+        fields = request.__dict__  # an attribute of a pydantic model takes three times as long
+        needed = tokens_in + (fields["max_tokens"] or 1)
         needs = _NOTHING
-        if request.messages is not None or request.params:
+        if fields["messages"] is not None or fields["params"]:
             needs = _features_needed(request)
         kind: Hashable = (
-            request.capability,
-            request.models,
-            request.exclude,
-            request.required_quality,
+            fields["capability"],
+            fields["models"],
+            fields["exclude"],
+            fields["required_quality"],
             needs,
             bisect_left(self._steps, needed),
         )

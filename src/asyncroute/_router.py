@@ -315,7 +315,8 @@ class LLMRouter:
         """
         request = _request_from(query, strategy, fields)
         name, selector = self._strategy(request, strategy)
-        now = asyncio.get_running_loop().time()
+        executor = self._executor
+        now = asyncio.get_running_loop().time() if executor is None else executor.runtime.now()
         choice = await self._decider.decide(request, name, selector, now)
         return choice.decision()
 

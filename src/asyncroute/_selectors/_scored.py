@@ -120,22 +120,20 @@ class SplitSelector(ScoredSelector):
 
     async def select(self, request: QueryRequest, candidates: Sequence[Candidate], /) -> Ranking:
         """Rank by score; equals by load, then by lot."""
-        if isinstance(candidates, Eligible):
-            if candidates.is_large:
-                return self._select_of_many(request, candidates, ())
-            if len(candidates.endpoints) > 1:
-                return self._select_of_few(request, candidates)
-        elif isinstance(candidates, Remaining):
-            return self._select_of_many(request, candidates.eligible, candidates.left_out)
-        return await super().select(request, candidates)
-
-    def _select_of_few(self, request: QueryRequest, eligible: Eligible) -> Ranking:
-        board = eligible.indexes.get(self)
+        if not isinstance(candidates, Eligible):
+            if isinstance(candidates, Remaining):
+                return self._select_of_many(request, candidates.eligible, candidates.left_out)
+            return await super().select(request, candidates)
+        if candidates.is_large:
+            return self._select_of_many(request, candidates, ())
+        endpoints = candidates.endpoints
+        if len(endpoints) == 1:
+            return Ranking(candidates, (1.0,))
+        board = candidates.indexes.get(self)
         if board is None:
-            board = Board(eligible, self.cost_weight, self._part)
-            self._keep_index(eligible, board)
+            board = Board(candidates, self.cost_weight, self._part)
+            self._keep_index(candidates, board)
         parts, place, score, equals = board.best(input_tokens(request), request.max_tokens or inf)
-        endpoints = eligible.endpoints
         if equals:
             place = drawn(endpoints, [place, *equals], self._rng)
         return BoardRanking(request, endpoints, parts, place, score, self.cost_weight)
