@@ -238,13 +238,17 @@ class Course:
         self._max_models = most if most > at_once else at_once
         self._is_alone = choice.count == 1 or self._max_models == 1
         self._planned: tuple[float, Endpoint] | None = None
-        self._rest: tuple[int, list[Endpoint]] | None = None
+        self._rest: list[Endpoint] | None = None
 
     @property
     def _untried(self) -> list[Endpoint]:
         """The candidates not tried yet, best first: of the first one's chain, if it has one."""
-        if self._rest is not None and self._rest[0] == len(self.tries):
-            return self._rest[1]
+        rest = self._rest
+        if rest is None:
+            rest = self._rest = self._listed()
+        return rest
+
+    def _listed(self) -> list[Endpoint]:
         tried = [attempt.endpoint for attempt in self.tries]
         candidates = self.choice.order
         if tried:
@@ -252,9 +256,7 @@ class Course:
             if chain is not None:
                 by_id = {endpoint.config.model_id: endpoint for endpoint in candidates}
                 candidates = [by_id[model_id] for model_id in chain if model_id in by_id]
-        rest = [endpoint for endpoint in candidates if endpoint not in tried]
-        self._rest = len(tried), rest
-        return rest
+        return [endpoint for endpoint in candidates if endpoint not in tried]
 
     @property
     def _has_tried_enough(self) -> bool:
@@ -331,18 +333,22 @@ class Course:
         """Return the best model that may follow and may be called now, with its permit."""
         if self._has_tried_enough:
             return None
-        candidates = [e for e in self._untried if e.is_available]
+        candidates = self._untried
         if avoid:
             candidates = sorted(candidates, key=lambda e: e.config.provider in avoid)
         for endpoint in candidates:
-            if not self.tries or self._may_follow(endpoint):
+            if endpoint.is_available and (not self.tries or self._may_follow(endpoint)):
                 permit = endpoint.health.try_pass(now)
                 if permit is not None:
                     return endpoint, permit
-        if not self.tries and candidates and all(e.health.is_ejected_hard(now) for e in candidates):
-            # Panic: nothing is left to lose, and nothing can be probed.
-            return candidates[0], candidates[0].health.pass_anyway()
-        return None
+        return None if self.tries else self._in_panic(now)
+
+    def _in_panic(self, now: float) -> tuple[Endpoint, Permit] | None:
+        """The best model, where all are ejected: nothing is left to lose, and nothing to probe."""
+        candidates = [e for e in self._untried if e.is_available]
+        if not candidates or not all(e.health.is_ejected_hard(now) for e in candidates):
+            return None
+        return candidates[0], candidates[0].health.pass_anyway()
 
     def _may_follow(self, endpoint: Endpoint) -> bool:
         if self._provider is None and endpoint.provider is None:
@@ -433,6 +439,10 @@ class Course:
             endpoint.heed(now)  # nobody else may call it now
         call = Call(endpoint.config, self.request, self.deadline)
         attempt = self._make_try(self, endpoint, provider, permit, call, role, now)
+        if not self.tries:
+            self._rest = None  # it may have a chain
+        elif self._rest is not None and endpoint in self._rest:
+            self._rest.remove(endpoint)
         self.tries.append(attempt)
         return attempt
 
