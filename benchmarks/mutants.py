@@ -214,8 +214,8 @@ MUTANTS = (
     Mutant(
         "unknown usage gives the reserved tokens back",
         "_attempt",
-        "usage.total_tokens if usage and is_known else None)",
-        "usage.total_tokens if usage and is_known else 0)",
+        "        if usage is None or usage.estimated:\n            return None\n",
+        "        if usage is None or usage.estimated:\n            return 0\n",
         "faults/test_fault_cancellation.py test_attempt.py",
     ),
     Mutant(
@@ -384,10 +384,8 @@ MUTANTS = (
     Mutant(
         "outcomes of an older epoch count",
         "_health",
-        'it never lifts a Retry-After."""\n'
-        "        if permit.epoch != self._epoch:\n"
-        "            return\n",
-        'it never lifts a Retry-After."""\n',
+        "        if permit.epoch != self._epoch:\n            return False\n",
+        "",
         "test_health.py",
     ),
     Mutant(
@@ -511,22 +509,22 @@ MUTANTS = (
     Mutant(
         "the cache mixes tenants",
         "_caching",
-        "            metadata.get(TENANT) if metadata else None,\n",
+        "        metadata.get(TENANT) if metadata else None,\n",
         "",
         "test_router.py",
     ),
     Mutant(
         "the cache mixes lengths of answers",
         "_caching",
-        '            field("max_tokens"),\n',
+        '"max_tokens", ',
         "",
         "test_router.py",
     ),
     Mutant(
         "requests with tools are cached",
         "_caching",
-        '        if params and "tools" in params:\n            return None\n',
-        "",
+        '    if params and "tools" in params:\n',
+        "    if False:\n",
         "test_router.py",
     ),
     Mutant(
@@ -567,34 +565,85 @@ MUTANTS = (
         "            pass  # a provider",
         "test_stream.py faults/test_fault_streams.py",
     ),
-    # The index of selectors
+    # What finds the best without looking at all
     Mutant(
-        "changed model keeps its old place",
+        "changed model keeps its old place among many",
         "_selectors/_index",
-        "                self._enter(place, part)\n",
+        "                self._lay(place, part[0])\n",
         "                pass\n",
+        "test_index.py",
+    ),
+    Mutant(
+        "model whose price changed stays on its shelf",
+        "_selectors/_index",
+        "            self._leasts[place] = least\n"
+        "            shelf = self._shelves.setdefault(least, [])\n",
+        "            shelf = self._shelves.setdefault(before, [])\n",
         "test_index.py",
     ),
     Mutant(
         "model set aside is found all the same",
         "_selectors/_index",
-        "            if endpoints[place] in away:\n                continue\n",
+        "                if away and endpoints[place] in away:\n                    continue\n",
         "",
         "test_index.py",
     ),
     Mutant(
-        "the first bound is taken for the best",
+        "the first shelf is taken for the best",
         "_selectors/_index",
-        "            if bound < highest or (bound == highest and len(equals) >= _MOST_EQUAL):\n",
+        "            if bound < highest:\n",
         "            if equals:\n",
         "test_index.py",
     ),
     Mutant(
-        "what was looked at is lost",
-        "_selectors/_index",
-        "            heappush(heap, (bound, self._lot(), place, stamp))\n",
-        "            pass\n",
-        "test_index.py",
+        "changed model keeps its old place among a few",
+        "_selectors/_board",
+        "            insort(states, (part[0], place))\n",
+        "            insort(states, (state, place))\n",
+        "test_selectors.py",
+    ),
+    Mutant(
+        "a decision's trace changes with the models",
+        "_selectors/_board",
+        "self._parts = self._parts.copy()",
+        "self._parts",
+        "test_selectors.py",
+    ),
+    Mutant(
+        "the best state is taken for the best score",
+        "_selectors/_board",
+        "            if state < limit:\n",
+        "            if highest >= 0:\n",
+        "test_selectors.py",
+    ),
+    Mutant(
+        "a known model never learns again",
+        "_endpoint",
+        "        if is_news or now >= self._learns_at:\n",
+        "        if is_news or self._learns_at < 0:\n",
+        "test_selectors.py",
+    ),
+    Mutant(
+        "a turn among others is not counted",
+        "_selectors/_round_robin",
+        "            if at < due_at:  # it had a turn among others\n",
+        "            if False:\n",
+        "test_selectors.py",
+    ),
+    # A loop that was blocked
+    Mutant(
+        "a retry is asked for ever after its deadline",
+        "_course",
+        "now >= self.deadline:  # as `next_try`, or its caller asks for ever\n",
+        "False:\n",
+        "faults/test_fault_neighbours.py",
+    ),
+    Mutant(
+        "a turn taken up after the deadline is sent",
+        "_attempt",
+        "now >= request.deadline:  # a blocked loop may have kept it from going on with its turn\n",
+        "False:\n",
+        "faults/test_fault_neighbours.py",
     ),
 )
 

@@ -62,8 +62,8 @@ def change(endpoint: Endpoint, event: str, rng: random.Random) -> None:
         endpoint.metrics.record_failure("unavailable", 0.0, 0, 0)
         endpoint.learn()
     else:
-        quality = {"quality_score": rng.random()}
-        endpoint.configure(endpoint.config.model_copy(update=quality))
+        figure = "quality_score" if event == "changed" else "cost_per_1k_tokens"
+        endpoint.configure(endpoint.config.model_copy(update={figure: rng.random() ** 4}))
 
 
 @settings(max_examples=60)
@@ -72,8 +72,8 @@ def change(endpoint: Endpoint, event: str, rng: random.Random) -> None:
     which=st.sampled_from(SPLIT),
     steps=st.lists(
         st.tuples(
-            st.sampled_from(["assign", "answered", "failed", "changed"]),
-            st.sampled_from([30, 2000]) | st.integers(1, 3000),  # few sizes: heaps are used again
+            st.sampled_from(["assign", "answered", "failed", "changed", "priced"]),
+            st.sampled_from([30, 2000]) | st.integers(1, 3000),
             st.sampled_from([None, 100]) | st.integers(1, 2000),
         ),
         min_size=1,
@@ -97,6 +97,18 @@ async def test_the_best_of_many_is_the_one_a_look_at_all_would_find(
         assert chosen not in away
         assert public[chosen] == pytest.approx(max(public.values()), abs=1e-12)
         assert ranking.score_at(ranking.best()) == pytest.approx(public[chosen], abs=1e-9)
+
+
+async def test_the_dearest_of_many_that_becomes_the_cheapest_is_found() -> None:
+    configs = [model(f"m{i}", cost_per_1k_tokens=0.01) for i in range(MANY - 1)]
+    registry = registry_of([*configs, model("dear", cost_per_1k_tokens=1.0)])
+    eligible = Eligible(tuple(registry), {}, registry.journal)
+    selector, request = CostOptimizedSelector(), QueryRequest(query="hello")
+    place = eligible.places[registry["dear"]]
+    assert (await selector.select(request, eligible)).best() != place
+    cheap = registry["dear"].config.model_copy(update={"cost_per_1k_tokens": 1e-5})
+    registry["dear"].configure(cheap)
+    assert (await selector.select(request, eligible)).best() == place
 
 
 async def test_the_others_are_ranked_when_somebody_asks() -> None:

@@ -344,6 +344,13 @@ def test_one_of_very_many_that_was_away_is_not_made_up_for() -> None:
     assert turns(router, 38).count("m0") == 1
 
 
+def test_a_turn_that_one_of_very_many_had_among_others_counts() -> None:
+    router = LLMRouter([model(f"m{i}") for i in range(40)])
+    turns(router, 40)
+    assert turns(router, 1, models=["m39"]) == ["m39"]
+    assert "m39" not in turns(router, 40)
+
+
 async def test_one_of_very_many_that_is_set_aside_is_passed_over() -> None:
     async with LLMRouter([model(f"m{i}") for i in range(40)], {"default": Scripted()}) as router:
         endpoint, at = router._registry["m0"], asyncio.get_running_loop().time()
