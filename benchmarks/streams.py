@@ -28,13 +28,14 @@ import time
 import tracemalloc
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 from floor import Minimum
+from report import Report, Row
 from rich.console import Console
 from rich.table import Table
 
@@ -403,10 +404,8 @@ def main() -> None:
         asyncio.run(serve())
         return
 
-    console = Console()
     keep_on_core(0)
     chunks = asyncio.run(measure_chunks(asked.rounds))
-    console.print(chunk_table(chunks))
     crowds: dict[str, Crowd] = {}
     for how in GATES:
         options: dict[str, Any] = {"promptly": how == "inline", "seconds": asked.seconds}
@@ -419,29 +418,26 @@ def main() -> None:
             options = {"promptly": how == "inline", "seconds": asked.seconds}
             job = apart.submit(crowd_over_http, asked.streams, **options)
             crowds[f"{how}, over HTTP"] = job.result()
-    console.print(crowd_table(crowds))
-    if asked.json is not None:
-        ratios = {name: spent / chunks["minimum"] for name, spent in chunks.items()}
-        held = {name: asdict(crowd) for name, crowd in crowds.items()}
-        told = {"microseconds": chunks, "ratios": ratios, "crowds": held}
-        asked.json.write_text(json.dumps(told, indent=1), encoding="utf-8")
+    Console().print(crowd_table(crowds))
+    Report("Streams", tuple(rows_of(chunks, crowds))).tell(asked.json)
     sys.exit(any(crowd.left for crowd in crowds.values()))
+
+
+def rows_of(chunks: dict[str, float], crowds: dict[str, Crowd]) -> Iterator[Row]:
+    for how, gates in GATES.items():
+        for when in WHEN:
+            spent = chunks[f"{how}, {when}"] / chunks["minimum"]
+            yield Row(f"a streamed chunk, {how}, {when}", spent, *gates)
+    for name, crowd in crowds.items():
+        yield Row(f"an open stream, {name}", crowd.kib_each, unit="KiB")
+    count = max(crowd.streams for crowd in crowds.values())
+    left = sum(sum(crowd.left.values()) for crowd in crowds.values())
+    yield Row(f"left of {count:,} streams cancelled at once", left, 0.0, unit="objects")
 
 
 def keep_on_core(index: int) -> None:
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, [range(os.cpu_count() or 1)[index]])
-
-
-def chunk_table(chunks: dict[str, float]) -> Table:
-    table = Table(title=f"Our cost per chunk, CPython {sys.version.split()[0]}")
-    for column in ("", "µs", "x minimum", "gate", "aim"):
-        table.add_column(column, justify="right" if column else "left")
-    for name, spent in chunks.items():
-        gate, aim = GATES.get(name.partition(",")[0], ("", ""))
-        ratio = f"{spent / chunks['minimum']:.2f}"
-        table.add_row(name, f"{spent:.2f}", ratio, str(gate), str(aim))
-    return table
 
 
 def crowd_table(crowds: dict[str, Crowd]) -> Table:
