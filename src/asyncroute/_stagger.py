@@ -221,9 +221,8 @@ class Stagger:
             attempt.run(),
             name=f"asyncroute {attempt.role} {attempt.endpoint.config.model_id}",
             context=context,
+            on_end=attempt.settle,  # one cancelled before its first step never gets to it itself
         )
-        # One cancelled before its first step never gets to its own settlement.
-        attempt.task.add_done_callback(lambda _: attempt.settle())
 
     async def _next_end(self) -> None:
         self._wake = self._course.runtime.loop.create_future()

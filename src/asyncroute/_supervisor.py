@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import warnings
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextvars import Context
 from functools import partial
 from typing import Any, final
@@ -57,7 +57,12 @@ class Supervisor:
             await self._closing
 
     def spawn(
-        self, work: Coroutine[Any, Any, None], *, name: str, context: Context | None = None
+        self,
+        work: Coroutine[Any, Any, None],
+        *,
+        name: str,
+        context: Context | None = None,
+        on_end: Callable[[], object] | None = None,
     ) -> asyncio.Task[None]:
         """Run `work` in a task of the group.
 
@@ -65,6 +70,7 @@ class Supervisor:
             work: What to run. An `Exception` that it lets out is logged, never felt by others.
             name: The task's name, for warnings and debuggers.
             context: The context to run in; a copy of the current one by default.
+            on_end: Called when the task has ended, also if it never took its first step.
 
         Raises:
             RouterStateError: The supervisor is not open.
@@ -78,7 +84,7 @@ class Supervisor:
         finally:
             self._is_spawning = False
         self._tasks.add(task)
-        task.add_done_callback(partial(self._ended, work))
+        task.add_done_callback(partial(self._ended, work, on_end))
         return task
 
     async def _guarded(self, work: Coroutine[Any, Any, None]) -> None:
@@ -90,9 +96,16 @@ class Supervisor:
         except Exception:  # one failing child would make the group cancel all the others
             _log.exception("a supervised task failed")
 
-    def _ended(self, work: Coroutine[Any, Any, None], task: asyncio.Task[None]) -> None:
+    def _ended(
+        self,
+        work: Coroutine[Any, Any, None],
+        on_end: Callable[[], object] | None,
+        task: asyncio.Task[None],
+    ) -> None:
         self._tasks.discard(task)
         work.close()  # a task cancelled before its first step has never awaited it
+        if on_end is not None:
+            on_end()
 
     async def close(self, *, grace: float) -> None:
         """Cancel every task once, wait `grace` seconds at most, then let go of those that stay.
