@@ -11,7 +11,7 @@ from asyncroute._endpoint import Eligible, Endpoint
 from asyncroute._estimate import input_tokens
 from asyncroute._inputs import QueryRequest
 from asyncroute._protocols import Ranking
-from asyncroute._selectors._index import Part, part_score
+from asyncroute._selectors._index import Part
 
 __all__ = ("Board", "BoardRanking")
 
@@ -59,7 +59,7 @@ class Board:
             if state < limit:
                 break
             _, price_in, usual, price_out, _, _ = parts[place]
-            # As `part_score`, whose calls would double what this takes.
+            # As `SplitSelector.score`, whose calls would take twice as long.
             tokens_out = usual if usual < longest else longest
             score = state + weight / (1.0 + tokens_in * price_in + tokens_out * price_out)
             if score > highest:
@@ -135,9 +135,11 @@ class BoardRanking(Ranking):
     def scores(self) -> Sequence[float]:
         """The candidates' scores."""
         if self._scores is None:
-            tokens_in, longest = input_tokens(self._request), self._request.max_tokens or inf
-            self._scores = [
-                part_score(part, self._weight, tokens_in, longest) for part in self._parts
+            n, m = input_tokens(self._request), self._request.max_tokens or inf
+            weight = self._weight
+            self._scores = [  # as in `Board.best`
+                state + weight / (1.0 + n * price_in + (usual if usual < m else m) * price_out)
+                for state, price_in, usual, price_out, _, _ in self._parts
             ]
         return self._scores
 

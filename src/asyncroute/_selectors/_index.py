@@ -17,7 +17,7 @@ from typing import TypeAlias, final, overload
 from asyncroute._endpoint import Eligible, Endpoint, View
 from asyncroute._protocols import Ranking
 
-__all__ = ("Index", "IndexedRanking", "Part", "part_score")
+__all__ = ("Index", "IndexedRanking", "Part")
 
 Part: TypeAlias = tuple[float, float, float, float, float, View]
 """What a score needs of an endpoint: the state's score; over the cost scale and success rate the
@@ -36,13 +36,6 @@ _MOST_EQUAL = 4
 
 _NO_PRICE = -24
 """The binary exponent of a price that is as good as none."""
-
-
-def part_score(part: Part, weight: float, tokens_in: float, longest: float) -> float:
-    """Score an endpoint for a request of so many tokens in, and at most so many out."""
-    state, price_in, usual, price_out, _, _ = part
-    tokens_out = usual if usual < longest else longest
-    return state + weight / (1.0 + tokens_in * price_in + tokens_out * price_out)
 
 
 @final
@@ -123,7 +116,7 @@ class Index:
                 if away and endpoints[place] in away:
                     continue
                 _, price_in, usual, price_out, _, _ = parts[place]
-                # As `part_score`, whose calls would double what this takes.
+                # As `SplitSelector.score`, whose calls would take twice as long.
                 tokens_out = usual if usual < longest else longest
                 score = state + weight / (1.0 + tokens_in * price_in + tokens_out * price_out)
                 if score > highest:
