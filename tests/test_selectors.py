@@ -627,11 +627,15 @@ async def test_a_decision_keeps_what_it_was_made_from() -> None:
     assert list(before.scores) == [1.0, 1.0]
 
 
-async def test_selectors_made_for_one_request_leave_nothing_behind() -> None:
-    router = registry(*models("ab"))
+@pytest.mark.parametrize("kind", [BalancedSelector, RoundRobinSelector])
+@pytest.mark.parametrize("count", [2, 40])
+async def test_selectors_made_for_one_request_leave_nothing_behind(
+    kind: type[ModelSelector], count: int
+) -> None:
+    router = registry(*(model(f"m{i}") for i in range(count)))
     eligible = Eligible(tuple(router), {}, router.journal)
-    for _ in range(1000):
-        await BalancedSelector().select(HELLO, eligible)
+    for _ in range(100):
+        await kind().select(HELLO, eligible)
     assert len(eligible.indexes) <= 8
 
 

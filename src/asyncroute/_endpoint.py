@@ -28,6 +28,9 @@ _ENOUGH_SAMPLES = 20
 _MANY = 32
 """Endpoints above which an index is cheaper than looking at each."""
 
+_MOST_INDEXES = 8
+"""Selectors for which an eligible set keeps what finds the best of it."""
+
 _LEARNING_PAUSE = 0.05
 """Seconds between two times that answers of a well known model are taken up."""
 
@@ -327,6 +330,12 @@ class Eligible(Sequence[Endpoint]):
         self.is_large = len(self.endpoints) > _MANY
         self.places = {endpoint: i for i, endpoint in enumerate(self.endpoints)}
         self.indexes: dict[object, Any] = {}
+
+    def keep_index(self, selector: object, index: Any) -> None:
+        """Keep what finds the best of the set for a selector, and for a few others at most."""
+        if len(self.indexes) >= _MOST_INDEXES:  # a new selector object for every request
+            self.indexes.clear()
+        self.indexes[selector] = index
 
     def without(self, *groups: Collection[Endpoint]) -> Sequence[Endpoint]:
         """Return the set without those of some groups."""

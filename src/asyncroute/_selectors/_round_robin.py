@@ -74,7 +74,7 @@ class RoundRobinSelector:
             due = self._all_due(endpoints)
             heap = [(due[e.config.model_id], place) for place, e in enumerate(endpoints)]
             heapify(heap)
-            eligible.indexes[self] = heap
+            eligible.keep_index(self, heap)
         passed_over: list[tuple[float, int]] = []
         while True:
             at, place = heap[0]

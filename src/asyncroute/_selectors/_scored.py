@@ -18,9 +18,6 @@ from asyncroute._selectors._index import Index, IndexedRanking, Part
 
 __all__ = ("ScoredSelector", "SplitSelector", "cost_score", "ranked")
 
-_MOST_INDEXES = 8
-"""Selectors for which an eligible set keeps what finds the best of it."""
-
 COST_SCALE = 0.01
 """Dollars a request that score 0.5 for cost."""
 
@@ -132,7 +129,7 @@ class SplitSelector(ScoredSelector):
         board = candidates.indexes.get(self)
         if board is None:
             board = Board(candidates, self.cost_weight, self._part)
-            self._keep_index(candidates, board)
+            candidates.keep_index(self, board)
         parts, place, score, equals = board.best(input_tokens(request), request.max_tokens or inf)
         if equals:
             place = drawn(endpoints, [place, *equals], self._rng)
@@ -144,17 +141,12 @@ class SplitSelector(ScoredSelector):
         index = eligible.indexes.get(self)
         if index is None:
             index = Index(eligible, self.cost_weight, self._part, self._rng)
-            self._keep_index(eligible, index)
+            eligible.keep_index(self, index)
         n, m = input_tokens(request), request.max_tokens or inf
         places, score = index.best(n, m, away)
         endpoints = eligible.endpoints
         place = places[0] if len(places) == 1 else drawn(endpoints, places, self._rng)
         return IndexedRanking(endpoints, place, score, partial(self.score, request), away)
-
-    def _keep_index(self, eligible: Eligible, index: Board | Index) -> None:
-        if len(eligible.indexes) >= _MOST_INDEXES:  # a new selector object for every request
-            eligible.indexes.clear()
-        eligible.indexes[self] = index
 
     def _part(self, endpoint: Endpoint) -> Part:
         scale = 1.0 / (COST_SCALE * endpoint.success_rate)
