@@ -43,32 +43,28 @@ class Journal:
     """What is known of all endpoints of a router together, and which of them changed lately.
 
     Attributes:
+        changes: Endpoints in which something changed that scores depend on, the newest last.
         end: How many changes there were: a place to read on from.
         longest_output: No endpoint's usual output was ever longer, in tokens.
         slowest: No endpoint's expected latency was ever longer, in seconds.
         troubled: Endpoints that may not be called freely just now.
     """
 
-    __slots__ = ("_changes", "end", "longest_output", "slowest", "troubled")
+    __slots__ = ("changes", "end", "longest_output", "slowest", "troubled")
 
     def __init__(self) -> None:
-        self._changes: deque[Endpoint] = deque(maxlen=_JOURNAL_LENGTH)
+        self.changes: deque[Endpoint] = deque(maxlen=_JOURNAL_LENGTH)
         self.end = 0
         self.longest_output = 0.0
         self.slowest = 0.0
         self.troubled: set[Endpoint] = set()
-
-    def note(self, endpoint: Endpoint) -> None:
-        """Say that something that scores depend on has changed."""
-        self._changes.append(endpoint)
-        self.end += 1
 
     def since(self, place: int) -> Iterable[Endpoint] | None:
         """Return what has changed since a place; some more than once.
 
         None where that is too long ago to tell.
         """
-        changes = self._changes
+        changes = self.changes
         missed = self.end - place
         if missed > len(changes):
             return None
@@ -208,7 +204,9 @@ class Endpoint:
         self.assigned = assigned = self.assigned + 1
         self.load = assigned / self.slots
         self.is_learning = assigned >= _LEARNING_AT_ONCE and self.metrics.recent[1] < _PRIOR_SAMPLES
-        self.journal.note(self)
+        journal = self.journal
+        journal.changes.append(self)
+        journal.end += 1
 
     def unassign(self, now: float, *, is_news: bool) -> None:
         """Count it off: it is over, or goes elsewhere. Take up what the metrics say.
@@ -223,7 +221,9 @@ class Endpoint:
                 self._learns_at = now + _LEARNING_PAUSE
         else:
             self.load = assigned / self.slots
-            self.journal.note(self)
+            journal = self.journal
+            journal.changes.append(self)
+            journal.end += 1
 
     def learn(self) -> None:
         """Take up what the metrics say now.
@@ -254,7 +254,8 @@ class Endpoint:
             journal.longest_output = usual
         if latency > journal.slowest:
             journal.slowest = latency
-        journal.note(self)
+        journal.changes.append(self)
+        journal.end += 1
 
     def heed(self, now: float) -> None:
         """Take up what health says now. Called whenever it may have changed for the worse."""
