@@ -9,7 +9,6 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from functools import partial
 from math import isnan
 from threading import get_ident
-from time import monotonic  # noqa: TID251 - as the clock of asyncio's own loops
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, final
 
@@ -216,10 +215,10 @@ class LLMRouter:
         self._threads = CapacityLimiter(1)
         for cache in (self._cache, self._decider.cache):
             if cache is not None:
-                cache.bind(_clock_of(loop))
+                cache.bind(loop.time)
         runtime = Runtime(
             loop=loop,
-            now=_clock_of(loop),
+            now=loop.time,
             deadlines=Deadlines(loop),
             supervisor=supervisor,
             fallback=self._fallback,
@@ -701,12 +700,6 @@ def _check_seconds(
 
 def _is_number(given: object) -> bool:
     return isinstance(given, (int, float))
-
-
-def _clock_of(loop: asyncio.AbstractEventLoop) -> Callable[[], float]:
-    """The loop's clock: of asyncio's own loops without the method in Python around it."""
-    is_plain = getattr(type(loop), "time", None) is asyncio.BaseEventLoop.time
-    return monotonic if is_plain else loop.time
 
 
 def _cache_of(cache: CacheManager[ExecutionResult] | bool) -> CacheManager[ExecutionResult] | None:
