@@ -20,7 +20,7 @@ GAP, TOTAL = 0.5, 2.0
 """The limits of streams: seconds between two chunks, and from the first one on."""
 
 Way = Literal["sequential", "hedged", "race", "cascade", "all", "function", "stream"]
-SHARED: frozenset[Way] = frozenset({"sequential", "hedged", "race"})
+SHARED: frozenset[Way] = frozenset({"sequential", "hedged", "race", "cascade"})
 """What may come from the cache."""
 
 
