@@ -509,7 +509,7 @@ MUTANTS = (
     Mutant(
         "the cache mixes tenants",
         "_caching",
-        "        metadata.get(TENANT) if metadata else None,\n",
+        "        tenant,\n",
         "",
         "test_router.py",
     ),
@@ -569,30 +569,36 @@ MUTANTS = (
     Mutant(
         "changed model keeps its old place among many",
         "_selectors/_index",
-        "                self._lay(place, part[0])\n",
+        "                self._lay(place, part)\n",
         "                pass\n",
-        "test_index.py",
-    ),
-    Mutant(
-        "model whose price changed stays on its shelf",
-        "_selectors/_index",
-        "            self._leasts[place] = least\n"
-        "            shelf = self._shelves.setdefault(least, [])\n",
-        "            shelf = self._shelves.setdefault(before, [])\n",
         "test_index.py",
     ),
     Mutant(
         "model set aside is found all the same",
         "_selectors/_index",
-        "                if away and endpoints[place] in away:\n                    continue\n",
+        "            if away and endpoints[place] in away:\n                continue\n",
         "",
         "test_index.py",
     ),
     Mutant(
         "the first shelf is taken for the best",
         "_selectors/_index",
-        "            if bound < highest:\n",
+        "            if bound < highest:\n                break\n            equals",
+        "            if equals:\n                break\n            equals",
+        "test_index.py",
+    ),
+    Mutant(
+        "those of one state are taken for equally dear",
+        "_selectors/_index",
+        "            if bound < highest or (bound == highest and len(equals) >= _MOST_EQUAL):\n",
         "            if equals:\n",
+        "test_index.py",
+    ),
+    Mutant(
+        "a shelf's bounds do not follow",
+        "_selectors/_index",
+        "        self.price_in = min(self.price_in, price_in)\n",
+        "        self.price_in = price_in\n",
         "test_index.py",
     ),
     Mutant(
@@ -619,15 +625,15 @@ MUTANTS = (
     Mutant(
         "a known model never learns again",
         "_endpoint",
-        "        if is_news or now >= self._learns_at:\n",
-        "        if is_news or self._learns_at < 0:\n",
+        "            for endpoint in self.unlearned:\n                endpoint.learn()\n",
+        "",
         "test_selectors.py",
     ),
     Mutant(
-        "a turn among others is not counted",
+        "turns of those set aside are made up for",
         "_selectors/_round_robin",
-        "            if at < due_at:  # it had a turn among others\n",
-        "            if False:\n",
+        "            if not away or self._endpoints[place] not in away:\n",
+        "            if True:\n",
         "test_selectors.py",
     ),
     # A loop that was blocked

@@ -266,3 +266,10 @@ async def test_a_result_is_copied_and_pickled_by_value(copied: Any) -> None:
     assert held.decision.fallback_models == result.decision.fallback_models
     assert held.decision.explain() == result.decision.explain()
     assert b"asyncroute._endpoint" not in pickle.dumps(result)
+
+
+def test_a_result_that_somebody_made_keeps_its_decision_as_it_is() -> None:
+    made: Any = {"chosen": "a"}
+    result = ExecutionResult(True, "a", 1.0, 0.0, 1, "hi", decision=made)
+    assert result.decision is made
+    assert "chosen" in repr(result)

@@ -860,6 +860,13 @@ async def test_what_shapes_an_answer_keeps_it_apart(fields: dict[str, Any]) -> N
         assert same.cached
 
 
+async def test_metadata_that_names_no_tenant_does_not_split_the_cache() -> None:
+    async with router_of(Scripted(), cache=True) as router:
+        await router.execute("hello")
+        assert (await router.execute("hello", metadata={"trace": 1})).cached
+        assert (await router.execute(QueryRequest(query="hello", metadata={"trace": 2}))).cached
+
+
 async def test_a_text_and_the_request_made_of_it_share_an_answer() -> None:
     chat = [{"role": "user", "content": "hello"}]
     async with router_of(Scripted(), "ab", cache=True) as router:

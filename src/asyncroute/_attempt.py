@@ -325,8 +325,6 @@ class Try(Interruptible):
 
     async def _ask_observed(self, observers: Observers) -> Completion:
         held = observers.started(self.call)
-        if not held:
-            return await self._provider.complete(self.call)
         error: BaseException | None = None
         try:
             completion = await self._provider.complete(self.call)
@@ -337,7 +335,8 @@ class Try(Interruptible):
             error = self.error or raised  # a time-out of ours comes as a cancellation
             raise
         finally:
-            observers.ended(held, error)
+            if held:
+                observers.ended(held, error)
             del error  # the frame would hold the error, and the error the frame
 
     def expire(self) -> None:
@@ -413,7 +412,7 @@ class Try(Interruptible):
         if self._reservation is not None and runtime.budgets is not None:
             runtime.budgets.settle(self._reservation, self.cost, now)
         self.give_permit_back(now)
-        endpoint.unassign(now, is_news=self.completion is None)
+        endpoint.unassign(is_news=self.completion is None)
         self._request.has_ended(self)
 
     def _bill(self) -> None:

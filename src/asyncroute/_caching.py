@@ -75,9 +75,12 @@ def _composed_key(
 ) -> Hashable:
     if params and "tools" in params:
         raise ValueError("a request with tools acts on the world")
+    tenant = metadata.get(TENANT) if metadata else None
+    if not params and tenant is None and not models and not exclude:
+        return None
     return (
         _canonical(params) if params else None,
-        metadata.get(TENANT) if metadata else None,
+        tenant,
         _names(models) if models else None,
         _names(exclude) if exclude else None,
     )

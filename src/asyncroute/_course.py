@@ -10,7 +10,7 @@ from asyncroute._endpoint import Endpoint, View, scaled_latency
 from asyncroute._errors import ConfigurationError, ProviderError
 from asyncroute._inputs import ModelConfig, QueryRequest
 from asyncroute._protocols import Call, Ranking
-from asyncroute._results import CandidateView, RoutingDecision
+from asyncroute._results import CandidateView, RoutingDecision, Undecided
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -24,7 +24,7 @@ __all__ = ("Choice", "Course", "Listener")
 
 
 @final
-class Choice:
+class Choice(Undecided):
     """What deciding came to: whom to try, and what that was decided from, as it was then.
 
     It is the decision and its trace, made of values and shaped when somebody asks: shaping costs a

@@ -68,6 +68,9 @@ class Decider:
         Raises:
             NoEligibleModelError: No model may serve the request, not even later.
         """
+        journal = self._registry.journal
+        if journal.unlearned:
+            journal.take_up(now)
         tokens_in = input_tokens(request)
         eligible, cached = self._eligible(request, tokens_in, now)
         rejected = _over_limits(eligible, request, tokens_in)
@@ -78,7 +81,7 @@ class Decider:
                 raise _nothing_for(reasons)
             request, relaxed, eligible, rejected = self._relax(request, tokens_in, reasons, now)
         away = held_back = _NOBODY
-        if self._registry.journal.troubled:
+        if journal.troubled:
             away, held_back = self._set_aside(eligible, rejected, now)
         candidates: Sequence[Endpoint] = eligible
         later: Sequence[Endpoint] = ()
@@ -90,13 +93,11 @@ class Decider:
             elif not candidates:
                 candidates, later = eligible.without(rejected), ()
         ranking = await selector.select(request, candidates)
-        if not isinstance(ranking, Ranking):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise TypeError(f"{strategy} must select a Ranking, got {ranking!r}")
+        captured = getattr(ranking, "captured", None)
+        if captured is None:
+            captured = _captured(strategy, ranking, candidates)
         # A selector ranks what it was given, and it was given endpoints.
         ranked: Sequence[Any] = ranking.candidates
-        captured = ranking.captured
-        if captured is None:
-            captured = _captured(ranked, candidates)
         reasons, count = eligible.rejected, len(captured)
         if candidates is not eligible:
             # Of a large set all are captured, those left out too.
@@ -314,7 +315,13 @@ def _by_id(rejected: Mapping[Endpoint, str]) -> dict[str, str]:
     return {endpoint.config.model_id: reason for endpoint, reason in rejected.items()}
 
 
-def _captured(ranked: Sequence[Endpoint], candidates: Sequence[Endpoint]) -> list[tuple[View]]:
+def _captured(
+    strategy: str, ranking: object, candidates: Sequence[Endpoint]
+) -> Sequence[tuple[View]]:
+    """Keep what a selector of the user's decided from."""
+    if not isinstance(ranking, Ranking):
+        raise TypeError(f"{strategy} must select a Ranking, got {ranking!r}")
+    ranked: Sequence[Any] = ranking.candidates
     if not ranked:
         left_out = "was left out by the selector"
         raise _nothing_for({endpoint.config.model_id: left_out for endpoint in candidates})

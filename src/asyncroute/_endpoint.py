@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from math import inf
 from typing import TYPE_CHECKING, Any, TypeAlias, final, overload
 
@@ -28,11 +29,14 @@ _ENOUGH_SAMPLES = 20
 _MANY = 32
 """Endpoints above which an index is cheaper than looking at each."""
 
-_MOST_INDEXES = 8
+_MOST_INDEXES = 32
 """Selectors for which an eligible set keeps what finds the best of it."""
 
 _LEARNING_PAUSE = 0.05
-"""Seconds between two times that answers of a well known model are taken up."""
+"""Seconds between two times that answers of well known models are taken up."""
+
+_JOURNAL_LENGTH = 4096
+"""Changes that are remembered."""
 
 _LEARNING_AT_ONCE = 3
 """Requests in flight at a model of which too little is known: to learn from, not a stampede."""
@@ -45,33 +49,59 @@ class Journal:
     Attributes:
         changes: Endpoints in which something changed that scores depend on, the newest last.
         end: How many changes there were: a place to read on from.
+        unlearned: Well known endpoints that have answered since they last learnt.
+        learnt_at: When they did.
         longest_output: No endpoint's usual output was ever longer, in tokens.
         slowest: No endpoint's expected latency was ever longer, in seconds.
         troubled: Endpoints that may not be called freely just now.
     """
 
-    __slots__ = ("changes", "end", "longest_output", "slowest", "troubled")
+    __slots__ = (
+        "changes",
+        "end",
+        "learnt_at",
+        "longest_output",
+        "slowest",
+        "troubled",
+        "unlearned",
+    )
 
     def __init__(self) -> None:
         self.changes: deque[Endpoint] = deque(maxlen=_JOURNAL_LENGTH)
         self.end = 0
+        self.unlearned: set[Endpoint] = set()
+        self.learnt_at = -inf
         self.longest_output = 0.0
         self.slowest = 0.0
         self.troubled: set[Endpoint] = set()
 
-    def since(self, place: int) -> Iterable[Endpoint] | None:
+    def since(self, place: int, most: int) -> Iterable[Endpoint] | None:
         """Return what has changed since a place; some more than once.
 
-        None where that is too long ago to tell.
+        None where that is too long ago to tell, or more than so many are to be looked at.
         """
-        changes = self.changes
         missed = self.end - place
-        if missed > len(changes):
+        if missed > most or missed > len(self.changes):
             return None
-        return [changes[-1]] if missed == 1 else [changes[-i] for i in range(1, missed + 1)]
+        return islice(reversed(self.changes), missed)
 
+    def take_up(self, now: float) -> None:
+        """Let those learn that have answered: before a decision, but 20 times a second at most.
 
-_JOURNAL_LENGTH = 4096
+        Where a model is known well, one of a thousand answers does not move what is expected.
+        """
+        if self.unlearned and abs(now - self.learnt_at) >= _LEARNING_PAUSE:
+            self.learnt_at = now
+            for endpoint in self.unlearned:
+                endpoint.learn()
+            self.unlearned.clear()
+
+    def forget(self, endpoint: Endpoint) -> None:
+        """Let go of an endpoint that was removed. Whoever reads the changes looks at all anew."""
+        self.changes.clear()
+        self.unlearned.discard(endpoint)
+        self.troubled.discard(endpoint)
+
 
 View: TypeAlias = tuple[ModelConfig, float, float, float, float]
 """What of an endpoint's state a decision keeps, to be explained by later: configuration, expected
@@ -98,7 +128,11 @@ class Endpoint:
         assigned: Requests that chose it and are not over: just sent, queued or in flight.
         load: The same over its slots.
         is_available: Whether it is switched on.
-        is_learning: Whether it has as many of them as a model may have that is not known yet.
+        is_learning: Whether as many requests have chosen it as may choose a model of which too
+            little is known.
+        input_price: Dollars of a token of input.
+        output_price: Dollars of a token of output.
+        journal: What is known of all endpoints together.
         slots: Calls it may have in flight as configured, at least 1: what load is measured in.
         usual_output: Tokens an answer usually has.
         expected_latency: Seconds a usual answer is expected to take.
@@ -111,7 +145,6 @@ class Endpoint:
     """
 
     __slots__ = (
-        "_learns_at",
         "_longest_output",
         "_usual_latency",
         "assigned",
@@ -151,7 +184,6 @@ class Endpoint:
         self.journal = journal
         self.assigned = 0
         self.is_removed = False
-        self._learns_at = -inf
         self.peers: tuple[Endpoint, ...] = (self,)
         self.provider: Provider | None = None
         self.configure(config)
@@ -208,22 +240,21 @@ class Endpoint:
         journal.changes.append(self)
         journal.end += 1
 
-    def unassign(self, now: float, *, is_news: bool) -> None:
-        """Count it off: it is over, or goes elsewhere. Take up what the metrics say.
+    def unassign(self, *, is_news: bool) -> None:
+        """Count it off: it is over, or goes elsewhere.
 
-        Where the model is known well, a further answer is no news: of those it learns 20 times a
-        second, as one of a thousand answers does not move what is expected.
+        Args:
+            is_news: Whether to learn of it at once; else with the next decision (`Journal`).
         """
         self.assigned = assigned = self.assigned - 1
-        if is_news or now >= self._learns_at:
+        if is_news or self.metrics.recent[1] < _ENOUGH_SAMPLES:
             self.learn()
-            if self.metrics.recent[1] >= _ENOUGH_SAMPLES:
-                self._learns_at = now + _LEARNING_PAUSE
-        else:
-            self.load = assigned / self.slots
-            journal = self.journal
-            journal.changes.append(self)
-            journal.end += 1
+            return
+        self.load = assigned / self.slots
+        journal = self.journal
+        journal.unlearned.add(self)
+        journal.changes.append(self)
+        journal.end += 1
 
     def learn(self) -> None:
         """Take up what the metrics say now.
@@ -335,7 +366,7 @@ class Eligible(Sequence[Endpoint]):
     def keep_index(self, selector: object, index: Any) -> None:
         """Keep what finds the best of the set for a selector, and for a few others at most."""
         if len(self.indexes) >= _MOST_INDEXES:  # a new selector object for every request
-            self.indexes.clear()
+            del self.indexes[next(iter(self.indexes))]
         self.indexes[selector] = index
 
     def without(self, *groups: Collection[Endpoint]) -> Sequence[Endpoint]:

@@ -128,7 +128,7 @@ class Registry:
         self._balancer.remove(model_id)
         self._metrics.remove(model_id)
         endpoint.is_removed = True
-        self.journal.troubled.discard(endpoint)
+        self.journal.forget(endpoint)
         self._changed()
 
     def serve_with(self, providers: Mapping[str, Provider]) -> None:

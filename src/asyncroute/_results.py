@@ -7,6 +7,7 @@ a decision was made from) sits in a base class's slot, out of the way of seriali
 from __future__ import annotations
 
 import textwrap
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, NamedTuple, Protocol, final
@@ -15,7 +16,7 @@ from asyncroute._errors import AsyncRouteError
 from asyncroute._inputs import ModelConfig, QueryRequest
 from asyncroute._values import Attempt, Usage
 
-__all__ = ("CandidateView", "ExecutionResult", "RoutingDecision", "Trace")
+__all__ = ("CandidateView", "ExecutionResult", "RoutingDecision", "Trace", "Undecided")
 
 
 class CandidateView(NamedTuple):
@@ -48,6 +49,16 @@ class Trace(Protocol):
     def votes(self) -> Mapping[str, Mapping[str, float]]:
         """For an ensemble: each voter's scores by model id; else empty."""
         ...
+
+
+class Undecided(ABC):
+    """A decision that is shaped when somebody reads it."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def decision(self) -> RoutingDecision:
+        """Shape it."""
 
 
 class _Traced:
@@ -314,9 +325,9 @@ def _decision_of(result: ExecutionResult) -> RoutingDecision | None:
     Until then there is what makes it by its `decision()`: a tenth of a whole request.
     """
     made = _decision_slot.__get__(result)
-    if made is None or isinstance(made, RoutingDecision):
+    if not isinstance(made, Undecided):
         return made
-    decision: RoutingDecision = made.decision()
+    decision = made.decision()
     _decision_slot.__set__(result, decision)
     return decision
 

@@ -15,6 +15,9 @@ from asyncroute._selectors._index import Part
 
 __all__ = ("Board", "BoardRanking")
 
+_ROUNDING = 1e-12
+"""So that what rounding takes from a bound leaves nobody out."""
+
 
 @final
 class Board:
@@ -70,10 +73,10 @@ class Board:
         return parts, best, highest, equals
 
     def _catch_up(self) -> None:
-        journal, places = self._journal, self._eligible.places
-        changed = journal.since(self._read)
+        journal, places, endpoints = self._journal, self._eligible.places, self._eligible.endpoints
+        changed = journal.since(self._read, len(endpoints))
         self._read = journal.end
-        for endpoint in self._eligible.endpoints if changed is None else changed:
+        for endpoint in endpoints if changed is None else changed:
             place = places.get(endpoint)
             if place is None:
                 continue
@@ -89,10 +92,6 @@ class Board:
             states = self._states
             del states[bisect_left(states, (state, place))]
             insort(states, (part[0], place))
-
-
-_ROUNDING = 1e-12
-"""So that what rounding takes from a bound leaves nobody out."""
 
 
 @final
@@ -123,13 +122,12 @@ class BoardRanking(Ranking):
     ) -> None:
         self.candidates = candidates
         self.captured = self._parts = captured
-        self.plan = self.votes = self._order = self._scores = None
+        self.plan = self.votes = self._order = None
+        self._scores: list[float] | None = None
         self._request = request
         self._best = best
         self._score = score
         self._weight = weight
-
-    _scores: list[float] | None
 
     @property
     def scores(self) -> Sequence[float]:

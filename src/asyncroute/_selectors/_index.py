@@ -1,9 +1,10 @@
 """The best of very many endpoints, found without looking at all of them. Exact.
 
 Endpoints of similar prices and lengths of answers lie on one shelf, by the scores of their states.
-What the cost of a request adds is for nobody on a shelf more than for the cheapest that could lie
-there. So a request looks at each shelf once, and then from the top of the best ones until no other
-can reach what was found: branch and bound. Requests of all sizes use the same shelves.
+What the cost of a request adds is for nobody on a shelf more than it would be for one that had the
+least of everything on it. So a request looks at each shelf once, and then from the top of the best
+ones until no other can reach what was found: branch and bound. Requests of all sizes use the same
+shelves. At worst it takes as long as the best shelf is.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import random
 from bisect import bisect_left, insort
 from collections.abc import Callable, Collection, Sequence
-from math import frexp, ldexp
+from math import frexp, inf
 from typing import TypeAlias, final, overload
 
 from asyncroute._endpoint import Eligible, Endpoint, View
@@ -24,18 +25,43 @@ Part: TypeAlias = tuple[float, float, float, float, float, View]
 price of a token in, the usual number of tokens out and the price of a token out. Its load and its
 `View` say of which state that is."""
 
-_Entry: TypeAlias = tuple[float, float, int]
-"""On a shelf: the state's score, a lot, the place."""
-
-_Least: TypeAlias = tuple[float, float, float]
-"""Of all on a shelf, a lower bound of: the price of a token in, the usual tokens out, the price of
-a token out, as in a `Part`."""
+_Entry: TypeAlias = tuple[float, float, float, float, int]
+"""On a shelf, the best last: the state's score, the price of a token in negated, the load negated,
+a lot, the place."""
 
 _MOST_EQUAL = 4
-"""Equally good endpoints among which the least loaded is looked for."""
+"""Equally good endpoints that are found: the least loaded of those with the same state and prices,
+and those whose turn it is."""
 
-_NO_PRICE = -24
-"""The binary exponent of a price that is as good as none."""
+
+@final
+class _Shelf:
+    """Endpoints of similar prices.
+
+    Attributes:
+        entries: In ascending order.
+        price_in: No price of a token in is lower.
+        usual: No usual number of tokens out is lower.
+        price_out: No price of a token out is lower.
+    """
+
+    __slots__ = ("entries", "price_in", "price_out", "usual")
+
+    def __init__(self) -> None:
+        self.entries: list[_Entry] = []
+        self.price_in = self.usual = self.price_out = inf
+
+    def hold(self, entry: _Entry, part: Part) -> None:
+        """Lay an entry in its place."""
+        insort(self.entries, entry)
+        _, price_in, usual, price_out, _, _ = part
+        self.price_in = min(self.price_in, price_in)
+        self.usual = min(self.usual, usual)
+        self.price_out = min(self.price_out, price_out)
+
+    def drop(self, entry: _Entry) -> None:
+        """Take an entry away. The bounds stay: they are bounds all the same."""
+        del self.entries[bisect_left(self.entries, entry)]
 
 
 @final
@@ -52,7 +78,6 @@ class Index:
     __slots__ = (
         "_eligible",
         "_entries",
-        "_leasts",
         "_part_of",
         "_parts",
         "_read",
@@ -76,105 +101,118 @@ class Index:
         self._turn = 0
         self._read = eligible.journal.end
         self._parts = [part_of(endpoint) for endpoint in eligible]
-        self._entries: list[_Entry] = [
-            (part[0], self._lot(), place) for place, part in enumerate(self._parts)
-        ]
-        # Each shelf in ascending order: what is best comes last.
-        self._leasts = [self._least(part) for part in self._parts]
-        self._shelves: dict[_Least, list[_Entry]] = {}
-        for least, entry in zip(self._leasts, self._entries, strict=True):
-            self._shelves.setdefault(least, []).append(entry)
-        for shelf in self._shelves.values():
-            shelf.sort()
+        self._entries: list[tuple[_Kind, _Entry]] = []
+        self._shelves: dict[_Kind, _Shelf] = {}
+        for place, part in enumerate(self._parts):
+            self._entries.append(self._laid(place, part))
 
     def best(
         self, tokens_in: int, longest: float, away: Collection[Endpoint]
     ) -> tuple[list[int], float]:
         """Find the places of the best endpoints, equals of each other, and their score."""
         self._catch_up()
-        weight, endpoints, parts = self._weight, self._eligible.endpoints, self._parts
+        weight = self._weight
         shelves = [
-            (shelf[-1][0] + cheapest, cheapest, shelf)
-            for (price_in, usual, price_out), shelf in self._shelves.items()
-            for cheapest in (
-                weight
-                / (
-                    1.0 + tokens_in * price_in + (usual if usual < longest else longest) * price_out
-                ),
-            )
+            (shelf.entries[-1][0] + weight / (1.0 + tokens_in * shelf.price_in + rest), rest, i)
+            for i, shelf in enumerate(self._shelves.values())
+            for rest in ((shelf.usual if shelf.usual < longest else longest) * shelf.price_out,)
         ]
         shelves.sort(reverse=True)
+        listed = list(self._shelves.values())
         equals: list[int] = []
         highest = -1.0
-        for bound, cheapest, shelf in shelves:
+        for bound, rest, i in shelves:
             if bound < highest:
                 break
-            for state, _, place in reversed(shelf):
-                bound = state + cheapest
-                if bound < highest or (bound == highest and len(equals) >= _MOST_EQUAL):
-                    break
-                if away and endpoints[place] in away:
-                    continue
-                _, price_in, usual, price_out, _, _ = parts[place]
-                # As `SplitSelector.score`, whose calls would take twice as long.
-                tokens_out = usual if usual < longest else longest
-                score = state + weight / (1.0 + tokens_in * price_in + tokens_out * price_out)
-                if score > highest:
-                    highest, equals = score, [place]
-                elif score == highest:
-                    equals.append(place)
+            equals, highest = self._best_on(
+                listed[i], (tokens_in, longest, rest), away, equals, highest
+            )
         if len(equals) > 1:
-            self._lay(equals[0], parts[equals[0]][0])  # next time it is the turn of another
+            self._lay(equals[0], self._parts[equals[0]])  # next time it is the turn of another
         return equals, highest
 
-    def _lot(self) -> float:
-        """Where an endpoint comes among its equals: behind those that wait, for about a round."""
-        self._turn += 1
-        return -(self._turn + self._rng.random() * len(self._parts))
-
-    def _least(self, part: Part) -> _Least:
-        """The shelf of an endpoint, by what all on it have at least."""
-        if not self._weight:
-            return (0.0, 0.0, 0.0)
-        _, price_in, usual, price_out, _, _ = part
-        return (_power(price_in, 1), _power(usual, 2), _power(price_out, 1))
+    def _best_on(
+        self,
+        shelf: _Shelf,
+        sizes: tuple[int, float, float],
+        away: Collection[Endpoint],
+        equals: list[int],
+        highest: float,
+    ) -> tuple[list[int], float]:
+        tokens_in, longest, rest = sizes
+        entries, weight = shelf.entries, self._weight
+        endpoints, parts = self._eligible.endpoints, self._parts
+        cheapest = weight / (1.0 + tokens_in * shelf.price_in + rest)
+        i = len(entries)
+        while i:
+            i -= 1
+            state, price_in, _, _, place = entries[i]
+            if state + cheapest < highest:
+                break
+            bound = state + weight / (1.0 - tokens_in * price_in + rest)
+            if bound < highest or (bound == highest and len(equals) >= _MOST_EQUAL):
+                i = bisect_left(entries, (state,), 0, i)  # nor can those of the same state
+                continue
+            if away and endpoints[place] in away:
+                continue
+            _, price_in, usual, price_out, _, _ = parts[place]
+            # As `SplitSelector.score`, whose calls would take twice as long.
+            tokens_out = usual if usual < longest else longest
+            score = state + weight / (1.0 + tokens_in * price_in + tokens_out * price_out)
+            if score > highest:
+                highest, equals = score, [place]
+            elif score == highest:
+                equals.append(place)
+        return equals, highest
 
     def _catch_up(self) -> None:
-        journal, places = self._eligible.journal, self._eligible.places
-        changed = journal.since(self._read)
+        journal, places, parts = self._eligible.journal, self._eligible.places, self._parts
+        changed = journal.since(self._read, len(parts))
         self._read = journal.end
-        for endpoint in self._eligible if changed is None else changed:
+        for endpoint in self._eligible.endpoints if changed is None else changed:
             place = places.get(endpoint)
             if place is None:
                 continue
-            before = self._parts[place]
-            if before[5] is endpoint.view and before[4] == endpoint.load:
-                continue
-            self._parts[place] = part = self._part_of(endpoint)
-            if part[1:4] != before[1:4]:
-                self._lay(place, part[0], self._least(part))
-            elif part[0] != before[0]:
-                self._lay(place, part[0])
+            before = parts[place]
+            if before[5] is not endpoint.view or before[4] != endpoint.load:
+                parts[place] = part = self._part_of(endpoint)
+                self._lay(place, part)
 
-    def _lay(self, place: int, state: float, least: _Least | None = None) -> None:
-        """Lay an endpoint elsewhere: on its shelf, or on the one given."""
-        before, entry = self._leasts[place], self._entries[place]
-        shelf = self._shelves[before]
-        del shelf[bisect_left(shelf, entry)]
-        if least is not None and least != before:
-            if not shelf:
-                del self._shelves[before]
-            self._leasts[place] = least
-            shelf = self._shelves.setdefault(least, [])
-        self._entries[place] = entry = (state, self._lot(), place)
-        insort(shelf, entry)
+    def _lay(self, place: int, part: Part) -> None:
+        """Take an endpoint from its shelf, and lay it where it belongs now."""
+        kind, entry = self._entries[place]
+        shelf = self._shelves[kind]
+        shelf.drop(entry)
+        if not shelf.entries:
+            del self._shelves[kind]
+        self._entries[place] = self._laid(place, part)
+
+    def _laid(self, place: int, part: Part) -> tuple[_Kind, _Entry]:
+        state, price_in, _, _, load, _ = part
+        self._turn += 1
+        # Where it comes among its equals: behind those that wait, for about a round.
+        lot = -(self._turn + self._rng.random() * len(self._parts))
+        kind, entry = (
+            _kind_of(part) if self._weight else _ANY,
+            (state, -price_in, -load, lot, place),
+        )
+        shelf = self._shelves.get(kind)
+        if shelf is None:
+            shelf = self._shelves[kind] = _Shelf()
+        shelf.hold(entry, part)
+        return kind, entry
 
 
-def _power(figure: float, digits: int) -> float:
-    """The greatest power of two, or of four for two digits, that a figure is not below."""
-    exponent = frexp(figure)[1] - 1
-    exponent -= exponent % digits
-    return ldexp(1.0, exponent) if figure and exponent > _NO_PRICE else 0.0
+_Kind: TypeAlias = tuple[int, int, int]
+"""What those on a shelf share: the binary exponents of a token's price in, of a quarter of the
+usual tokens out, and of a token's price out."""
+
+_ANY: _Kind = (0, 0, 0)
+
+
+def _kind_of(part: Part) -> _Kind:
+    _, price_in, usual, price_out, _, _ = part
+    return frexp(price_in)[1], frexp(usual)[1] // 2, frexp(price_out)[1]
 
 
 @final

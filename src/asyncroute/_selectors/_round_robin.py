@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from heapq import heapify, heappop, heappush, heapreplace
-from typing import cast, final
+from heapq import heapify, heapreplace
+from typing import final
 
 from asyncroute._endpoint import Eligible, Endpoint, Remaining
 from asyncroute._inputs import QueryRequest
@@ -13,86 +13,108 @@ from asyncroute._selectors._index import IndexedRanking
 
 __all__ = ("RoundRobinSelector",)
 
+_MOST_REMEMBERED = 4096
+"""Models whose turns are remembered."""
+
+_LEAST_SHARE = 1e-6
+"""Of the largest weight among many: a smaller one counts as this."""
+
 
 @final
 class RoundRobinSelector:
     """Each model in turn, in proportion to its weight, evenly spaced.
 
-    Stride scheduling (Waldspurger and Weihl, 1995): each model is due at an instant of a time that
-    only turns move. Who is due first goes first, and is due again after a stride of one over its
-    weight. Who has been away is due at once, and no more than once: nothing is made up for.
+    Smooth weighted round robin, as nginx does it: each turn adds every candidate's weight to its
+    credit, the one with most credit goes first and pays the sum of the weights. Turns are kept by
+    model id, so models may come and go while calls run: nobody is skipped or goes twice for it.
+    Models of weight 0 are left out.
 
-    Turns are kept by model id, so models may come and go while calls run: nobody is skipped or
-    goes twice for it. Models of weight 0 are left out.
+    Among more than 32 models that would take long. There, each kind of request has turns of its
+    own, by stride scheduling (Waldspurger and Weihl, 1995): the one that is due first goes first,
+    and is due again after a stride of one over its weight.
     """
 
     never_suspends = True
     """So that no deadline need be set for it."""
 
     def __init__(self) -> None:
-        self._due: dict[str, float] = {}
-        self._time = 0.0
+        self._credit: dict[str, float] = {}
+        self._turns_among_many = 0
 
     async def select(self, request: QueryRequest, candidates: Sequence[Candidate], /) -> Ranking:
-        """Rank by who is due; the turn advances."""
+        """Rank by whose turn it is; the turn advances."""
         if isinstance(candidates, Remaining):
             return self._select_of_many(candidates.eligible, candidates.left_out)
         if isinstance(candidates, Eligible) and candidates.is_large:
             return self._select_of_many(candidates, ())
         in_turn = [candidate for candidate in candidates if candidate.config.weight > 0]
-        due = self._all_due(in_turn)
-        in_turn.sort(key=lambda candidate: due[candidate.config.model_id])
+        if len(self._credit) > _MOST_REMEMBERED:
+            self._forget_all_but(in_turn)
+        credit = self._credit
+        total = 0.0
+        for candidate in in_turn:
+            config = candidate.config
+            total += config.weight
+            credit[config.model_id] = credit.get(config.model_id, 0.0) + config.weight
+        in_turn.sort(key=lambda candidate: credit[candidate.config.model_id], reverse=True)
         if in_turn:
-            self._advance(in_turn[0])
+            credit[in_turn[0].config.model_id] -= total
         return Ranking.in_order(in_turn)
 
-    def _all_due(self, candidates: Sequence[Candidate]) -> dict[str, float]:
-        """When each is due. New ones take their places within the first stride as they stand."""
-        due, count = self._due, len(candidates)
-        if len(due) > 4 * count + 64:
-            known = {candidate.config.model_id for candidate in candidates}
-            self._due = due = {model: at for model, at in due.items() if model in known}
-        for place, candidate in enumerate(candidates):
-            config = candidate.config
-            if config.model_id not in due:
-                due[config.model_id] = self._time + place / count / config.weight
-        return due
-
-    def _advance(self, candidate: Candidate) -> float:
-        """Take a model's turn; return when it is due again."""
-        config = candidate.config
-        self._time = time = max(self._time, self._due[config.model_id])
-        self._due[config.model_id] = again = time + 1.0 / config.weight
-        return again
-
-    # Among many
+    def _forget_all_but(self, candidates: Sequence[Candidate]) -> None:
+        known = {candidate.config.model_id for candidate in candidates}
+        self._credit = {model: c for model, c in self._credit.items() if model in known}
 
     def _select_of_many(self, eligible: Eligible, away: Collection[Endpoint]) -> Ranking:
-        endpoints, due = eligible.endpoints, self._due
-        heap = cast("list[tuple[float, int]] | None", eligible.indexes.get(self))
-        if heap is None:
-            due = self._all_due(endpoints)
-            heap = [(due[e.config.model_id], place) for place, e in enumerate(endpoints)]
-            heapify(heap)
-            eligible.keep_index(self, heap)
-        passed_over: list[tuple[float, int]] = []
-        while True:
-            at, place = heap[0]
-            endpoint = endpoints[place]
-            due_at = due.get(endpoint.config.model_id, at)
-            if at < due_at:  # it had a turn among others
-                heapreplace(heap, (due_at, place))
-            elif endpoint in away:
-                passed_over.append(heappop(heap))
-            else:
-                break
-        self._due[endpoint.config.model_id] = at
-        heapreplace(heap, (self._advance(endpoint), place))
-        for entry in passed_over:
-            heappush(heap, entry)
-        return IndexedRanking(endpoints, place, 1.0, self._nearness, away)
+        turns = eligible.indexes.get(self)
+        if turns is None:
+            # Kinds of requests begin at different models, or all would begin with the first.
+            turns = _Turns(eligible.endpoints, self._turns_among_many)
+            eligible.keep_index(self, turns)
+        self._turns_among_many += 1
+        place = turns.take(away)
+        return IndexedRanking(eligible.endpoints, place, 1.0, turns.nearness, away)
 
-    def _nearness(self, endpoint: Endpoint) -> float:
-        """Score one that is not due yet: the sooner it is, the higher."""
-        due = self._due.get(endpoint.config.model_id, self._time)
-        return 1.0 / (2.0 + max(0.0, due - self._time))
+
+@final
+class _Turns:
+    """Turns of many endpoints.
+
+    Args:
+        endpoints: The endpoints.
+        start: Which of them is the first, counted round.
+    """
+
+    __slots__ = ("_due", "_endpoints", "_heap", "_places", "_strides", "_time")
+
+    def __init__(self, endpoints: Sequence[Endpoint], start: int) -> None:
+        weights = [endpoint.config.weight for endpoint in endpoints]
+        least = _LEAST_SHARE * max(weights)
+        count = len(endpoints)
+        self._endpoints = endpoints
+        self._places = {endpoint: place for place, endpoint in enumerate(endpoints)}
+        self._strides = [1.0 / max(weight, least) for weight in weights]
+        self._time = 0.0
+        self._due = [
+            (place - start) % count / count * stride for place, stride in enumerate(self._strides)
+        ]
+        self._heap = [(due, place) for place, due in enumerate(self._due)]
+        heapify(self._heap)
+
+    def take(self, away: Collection[Endpoint]) -> int:
+        """Take the turn of the one that is due first; return its place.
+
+        The turns of those that are away pass, and are not made up for.
+        """
+        heap = self._heap
+        while True:
+            due, place = heap[0]
+            self._time = due
+            self._due[place] = again = due + self._strides[place]
+            heapreplace(heap, (again, place))
+            if not away or self._endpoints[place] not in away:
+                return place
+
+    def nearness(self, endpoint: Endpoint) -> float:
+        """Score an endpoint, from 0 to 1: the sooner it is due, the higher."""
+        return 1.0 / (2.0 + self._due[self._places[endpoint]] - self._time)
