@@ -37,11 +37,16 @@ SPLIT = [
 
 def many(seed: int, count: int = MANY) -> list[ModelConfig]:
     rng = random.Random(seed)
+    alike = seed % 2  # prices within a factor of two: many on one shelf
     return [
         model(
             f"m{i}",
-            cost_per_1k_tokens=rng.choice([0.0, 0.001, 0.01, 0.1]) * rng.random(),
-            output_cost_per_1k=0.1 * rng.random(),
+            cost_per_1k_tokens=(
+                0.01 * (1 + rng.random())
+                if alike
+                else rng.choice([0.0, 0.001, 0.01, 0.1]) * rng.random()
+            ),
+            output_cost_per_1k=0.01 * (1 + rng.random()) if alike else 0.1 * rng.random(),
             quality_score=round(rng.random(), 1),
             avg_latency_ms=rng.uniform(50, 5000),
         )

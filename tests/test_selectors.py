@@ -341,9 +341,8 @@ async def test_one_of_very_many_that_is_set_aside_is_passed_over() -> None:
     async with LLMRouter([model(f"m{i}") for i in range(40)], {"default": Scripted()}) as router:
         endpoint, at = router._registry["m0"], asyncio.get_running_loop().time()
         endpoint.block(at + 30, at)
-        taken = [
-            (await router.execute("hello", strategy="round_robin")).model_id for _ in range(60)
-        ]
+        decisions = [await router.route("hello", strategy="round_robin") for _ in range(60)]
+        taken = [decision.selected_model.model_id for decision in decisions]
         assert "m0" not in taken
         await asyncio.sleep(31)
         taken = [
