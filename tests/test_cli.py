@@ -357,6 +357,27 @@ class TestEval:
         assert "by task" not in ran.out
         assert list(tmp_path.iterdir()) == [tmp_path / "logs"]
 
+    @pytest.mark.parametrize(("given", "threads"), [(None, "1"), ("2", "2")])
+    def test_numpy_starts_with_one_thread_unless_told_otherwise(
+        self, tmp_path: Path, given: str | None, threads: str
+    ) -> None:
+        script = (
+            "import os, sys\n"
+            "from asyncroute.__main__ import main\n"
+            "class Watch:\n"
+            "    def find_spec(self, name, path=None, target=None):\n"
+            "        if name == 'numpy':\n"
+            "            print(os.environ.get('OPENBLAS_NUM_THREADS'))\n"
+            "sys.meta_path.insert(0, Watch())\n"
+            "main(['eval', sys.argv[1]])\n"
+        )
+        environment = {k: v for k, v in os.environ.items() if k != "OPENBLAS_NUM_THREADS"}
+        if given is not None:
+            environment["OPENBLAS_NUM_THREADS"] = given
+        command = [sys.executable, "-c", script, str(tmp_path / "missing.jsonl")]
+        ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert ran.stdout.splitlines() == [threads]
+
     def test_says_where_a_replay_means_little(self, asyncroute: Any, tmp_path: Path) -> None:
         path = tmp_path / "log.jsonl"
         rows = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from math import isfinite
 from typing import TYPE_CHECKING
 
@@ -42,6 +43,9 @@ def evaluate_outcomes(  # noqa: PLR0913 - one parameter is one option
         ImportError: The extra `learn` is not installed.
         OSError: A file cannot be read or written.
     """
+    # The products of a decision are too small to share among threads: starting and joining them
+    # costs more than it saves, many times more where others want the cores. Read once, by numpy.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
         from asyncroute import learn
         from asyncroute.learn import _plot
