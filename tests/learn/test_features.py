@@ -36,7 +36,7 @@ def test_any_text_has_finite_features_of_length_one(text: str) -> None:
     assert np.linalg.norm(vector[:BUCKETS]) == pytest.approx(1.0, abs=1e-5)
 
 
-def test_case_changes_the_profile_but_not_the_grams() -> None:
+def test_case_changes_the_shape_but_not_what_it_is_about() -> None:
     one, other = features("What IS this"), features("what is THIS")
     assert np.array_equal(one[:BUCKETS], other[:BUCKETS])
     assert not np.array_equal(features("WHAT")[BUCKETS:], features("what")[BUCKETS:])
@@ -50,8 +50,32 @@ def test_texts_that_share_words_are_nearer_than_texts_that_do_not() -> None:
 
 
 def test_features_are_a_format_and_do_not_change() -> None:
-    places = np.flatnonzero(features("abcde")[:BUCKETS])
-    assert places.tolist() == [1889, 2334, 2666, 3271, 3376, 4087]
+    vector = features("Ab 12")
+    assert np.flatnonzero(vector[:BUCKETS]).tolist() == [1575, 1748, 2110, 2619, 3269]
+    logarithms = np.log1p([1, 1, 2, 1, *[0] * 9, 2, 0, 1, 0, 2, 5])
+    shares = [1, 1, 2, 1, *[0] * 9]
+    assert vector[BUCKETS:] == pytest.approx(np.array([*logarithms, *shares, 1]), abs=1e-6)
+
+
+def test_a_word_has_the_same_feature_wherever_it_stands() -> None:
+    word, other = (features(text)[:BUCKETS] for text in ("cat", "cab"))
+    both = (word > 0) & ~(other > 0)
+    for text in ("cat", "the cat sat", "(CAT)", "x" * 300 + " cat"):
+        assert (features(text)[:BUCKETS] > 0)[both].all()
+
+
+def test_a_number_is_a_word_by_its_length_alone() -> None:
+    number, other, longer = (features(text)[:BUCKETS] > 0 for text in ("123", "456", "4567"))
+    assert (number & other).sum() == 1
+    assert not (number & longer).any()
+
+
+@pytest.mark.parametrize(
+    ("text", "other"),
+    [("12 apples", "1234 apples"), ("a b c", "abc de"), ("so it is", "so it is!")],
+)
+def test_texts_of_another_shape_have_other_numbers(text: str, other: str) -> None:
+    assert not np.array_equal(features(text)[BUCKETS:], features(other)[BUCKETS:])
 
 
 def test_an_output_array_is_filled_and_nothing_of_before_is_left() -> None:

@@ -259,7 +259,7 @@ def array_bytes(array: np.ndarray, *, pickled: bool = False) -> bytes:
                     )
                 )
             },
-            "version must be 1, got 99",
+            "version must be 2, got 99",
         ),
     ],
 )
@@ -270,6 +270,16 @@ def test_a_wrong_file_is_refused_and_says_why(
     fitted.save(path)
     path.write_bytes(changed(path.read_bytes(), **replaced))
     with pytest.raises(WeightsError, match=message):
+        QualityPredictor.load(path)
+
+
+def test_a_prototype_of_no_region_is_refused(fitted: QualityPredictor, tmp_path: Path) -> None:
+    path = tmp_path / "weights"
+    fitted.save(path)
+    with zipfile.ZipFile(path) as archive, archive.open("region.npy") as member:
+        region = np.lib.format.read_array(member)
+    path.write_bytes(changed(path.read_bytes(), region=array_bytes(region + 200)))
+    with pytest.raises(WeightsError, match="array region must hold whole numbers from 0 to"):
         QualityPredictor.load(path)
 
 

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ("Arrays", "Header", "WeightsError", "pack", "read_file", "unpack", "write_file")
 
-VERSION = 1
+VERSION = 2
+"""Raised whenever the same numbers would mean something else."""
 MOST = 16 * 2**20
 """Bytes an archive may unpack to; ours are under 1 MiB, a crafted one could be endless."""
 
@@ -137,7 +138,7 @@ def unpack(data: bytes, kind: str, names: Sequence[str]) -> tuple[Header, Arrays
     if known.get("version") != VERSION:
         raise WeightsError(f"version must be {VERSION}, got {known.get('version')!r}")
     for name, array in raw.items():
-        if array.dtype.kind not in "fi" or not np.isfinite(array).all():
+        if array.dtype.kind not in "fiu" or not np.isfinite(array).all():
             raise WeightsError(f"array {name} must hold finite numbers")
     return Header(known), Arrays(raw)
 

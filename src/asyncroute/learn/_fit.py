@@ -1,35 +1,38 @@
 """Fitting: from outcomes in a table to the weights a prediction needs. Linear algebra, no state.
 
-The method, in five steps (all closed form but the clustering):
+The method, in six steps (all closed form but the clustering):
 
-1. Feature vectors are centred and their n-gram block projected on its strongest directions
-   (truncated singular value decomposition, randomised; Halko, Martinsson and Tropp 2011).
+1. Hashed counts are weighted: what few texts have says more. They are centred and projected on
+   their strongest directions (truncated singular value decomposition, randomised; Halko,
+   Martinsson and Tropp 2011).
 2. The first 16 directions, made unit length, are the *place* of a text. Spherical k-means puts up
-   to 256 prototypes there; a text lights up the nearest 8 with its cosine to the 6th power.
+   to 256 prototypes there; a text lights up the nearest 8 with its cosine to the 6th power. The
+   prototypes form up to 8 *regions*; of what a text lights, each has a share.
 3. What is to be predicted, deviations of each model from its own mean, is rotated into factors
    (principal axes of the targets): the first is how hard the query is, the others are who is good
    at what.
-4. Each factor gets one ridge regression on directions, byte profile and lit prototypes together,
-   its penalty chosen by leave-one-out error (exact, from the leverages).
+4. Each factor gets one ridge regression on directions, lit prototypes and shape together, its
+   penalty chosen by leave-one-out error (exact, from the leverages). The shape counts everywhere
+   and once more in each region, since long is hard among sums and not among quotations.
 5. Each factor is shrunk by its leave-one-out gain, one standard error to the safe side ("curds and
    whey", Breiman and Friedman 1997). A factor that does not generalise gets zero: with few data, or
    with texts that tell nothing, what is left is the static table.
+6. Regions may differ in how much of a factor generalises. Each has its own gain, drawn to the
+   common one as far as chance explains their difference (empirical Bayes).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias, final
+from typing import TypeAlias, final
 
 import numpy as np
+from numpy.typing import NDArray
 
-from asyncroute.learn._features import BUCKETS, FEATURES, LinearMap
+from asyncroute.learn._features import BUCKETS, SHAPE, LinearMap
 from asyncroute.learn._prototypes import light_all
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Floats: TypeAlias = NDArray[np.floating]
+Floats: TypeAlias = NDArray[np.floating]
 
 __all__ = ("PLACE", "Fitted", "Table", "Weights", "blank", "fit_weights")
 
@@ -38,13 +41,13 @@ PLACE = 16
 QUALITY_FACTORS = 12
 COST_FACTORS = 4
 PROTOTYPES = 256
+REGIONS = 8
 GAP = 0.02
 """Quality below the cost-quality front at which a choice stops mattering for the fit."""
 DIRECTIONS = 256
 PENALTIES = (4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0)
-BYTE_WEIGHT = 0.3
-"""Mean squared length of the byte block where that of the n-gram block is 1."""
-PROTOTYPE_WEIGHT = 0.5
+PROTOTYPE_WEIGHT, SHAPE_WEIGHT, REGION_WEIGHT = 0.5, 0.3, 0.3
+"""Mean squared lengths of blocks of inputs where that of the directions is 1."""
 COST_CLIP = 4.0
 """A cost counts as at most this many times the model's mean: one endless answer is no pattern."""
 
@@ -65,9 +68,12 @@ class Weights:
     """What a prediction needs; all arrays, see the module's text for their roles.
 
     Attributes:
-        map: From features to place (first `PLACE` dimensions) and lean (one per factor).
+        map: From hashed counts to place (first `PLACE` dimensions) and lean (one per factor).
         centres: Prototypes as rows, unit length.
+        region: Number of each prototype's region.
         lift: What a lit prototype adds to each factor.
+        slopes: What the shape adds to each factor: region, number of the shape, factor.
+        trust: Share of each factor that is believed in a region: region, factor.
         quality: Loadings, from quality factors (rows) to choices.
         cost: Loadings, from cost factors to choices, as a share of the mean cost.
         mean_quality: Static table: mean score per choice.
@@ -78,7 +84,10 @@ class Weights:
 
     map: LinearMap
     centres: Floats
+    region: NDArray[np.intp]
     lift: Floats
+    slopes: Floats
+    trust: Floats
     quality: Floats
     cost: Floats
     mean_quality: Floats
@@ -111,8 +120,11 @@ def blank(mean_quality: Floats) -> Weights:
         return np.zeros(shape, np.float32)
 
     return Weights(
-        LinearMap.rounded(zeros(PLACE + 2, FEATURES), zeros(PLACE + 2)),
+        LinearMap.rounded(zeros(PLACE + 2, BUCKETS), zeros(PLACE + 2)),
         zeros(1, PLACE),
+        np.zeros(1, np.intp),
+        zeros(1, 2),
+        zeros(1, SHAPE, 2),
         zeros(1, 2),
         zeros(1, choices),
         zeros(1, choices),
@@ -140,13 +152,18 @@ def _directions(rows: Floats, rng: np.random.Generator) -> tuple[Floats, Floats]
     return mean, np.linalg.svd(small, full_matrices=False)[2][:count].T
 
 
+def _rarity(counts: Floats) -> Floats:
+    """Return how much each bucket tells: the root of the logarithm of how rare it is."""
+    share = ((counts > 0).sum(axis=0) + 1) / (len(counts) + 1)
+    return np.sqrt(np.log(1 / share + 0.1)).astype(np.float32)
+
+
 def _unit(rows: Floats) -> Floats:
     return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-9)
 
 
-def _prototypes(places: Floats, rng: np.random.Generator) -> Floats:
+def _clusters(places: Floats, count: int, rng: np.random.Generator) -> Floats:
     """Return cluster centres of `places` (unit rows) by spherical k-means."""
-    count = min(PROTOTYPES, max(len(places) // 5, 1))
     centres = places[rng.choice(len(places), count, replace=False)]
     for _ in range(15):
         nearest = (places @ centres.T).argmax(axis=1)
@@ -156,6 +173,25 @@ def _prototypes(places: Floats, rng: np.random.Generator) -> Floats:
         empty = ~np.any(sums, axis=1)
         centres = _unit(np.where(np.expand_dims(empty, 1), centres, sums).astype(np.float32))
     return centres
+
+
+@final
+@dataclass(frozen=True, slots=True, eq=False)
+class _Block:
+    """Inputs that are centred, and scaled as one: `rows = (given - mean) * scale`."""
+
+    rows: Floats
+    mean: Floats
+    scale: np.float32
+
+    @classmethod
+    def of(cls, given: Floats, weight: float) -> _Block:
+        """Centre and scale inputs so that `weight` is their mean squared length."""
+        mean = given.mean(axis=0)
+        rows = given - mean
+        power = max(float((rows**2).sum(axis=1).mean()), 1e-9)
+        scale = np.float32(np.sqrt(weight / power))
+        return cls((rows * scale).astype(np.float32), mean, scale)
 
 
 @final
@@ -199,14 +235,20 @@ class _Design:
 @final
 @dataclass(frozen=True, slots=True, eq=False)
 class _Factors:
-    """Fitted factors: input coefficients (columns), loadings (rows), leave-one-out predictions."""
+    """Fitted factors: input coefficients (columns), trust by region, loadings (rows).
+
+    `left_out` are the predictions of the targets, each made without its row.
+    """
 
     coefficients: Floats
+    trust: Floats
     loadings: Floats
     left_out: Floats
 
 
-def _factors(design: _Design, targets: Floats, weight: Floats, keep: int) -> _Factors:
+def _factors(
+    design: _Design, regions: Floats, targets: Floats, weight: Floats, keep: int
+) -> _Factors:
     """Fit `targets` (centred, nan where not measured) by at most `keep` factors.
 
     `weight` says how much each column matters for which factors are kept.
@@ -221,14 +263,31 @@ def _factors(design: _Design, targets: Floats, weight: Floats, keep: int) -> _Fa
     coefficients, predictions = design.ridge(factors)
     # The gain is taken over measured cells alone. Zeros in the others have shrunk the regression
     # by the coverage, so that up to its inverse is given back if the data say so.
-    agreement = predictions * factors
-    energy = (predictions**2 * (measured @ (axes**2))).sum(axis=0)
-    doubt = np.sqrt((agreement**2).sum(axis=0))
-    gain = (agreement.sum(axis=0) - doubt) / np.maximum(energy, 1e-9)
-    gain = np.clip(gain, 0.0, 1.0 / coverage).astype(np.float32)
+    trust = _trust(regions, predictions * factors, predictions**2 * (measured @ (axes**2)))
+    trust = np.clip(trust, 0.0, 1.0 / coverage).astype(np.float32)
     power = np.maximum((factors**2).sum(axis=0), 1e-9)
     loadings = (factors.T @ filled) / power[:, None]
-    return _Factors(coefficients * gain, loadings, (predictions * gain) @ loadings)
+    left_out = (predictions * (regions @ trust)) @ loadings
+    return _Factors(coefficients, trust, loadings, left_out)
+
+
+def _trust(regions: Floats, agreement: Floats, energy: Floats) -> Floats:
+    """Return the best multiple of each prediction (columns) in each region (rows).
+
+    Args:
+        regions: Share of each query in each region.
+        agreement: Products of prediction and truth, a row per query.
+        energy: Squares of the predictions.
+    """
+    total = np.maximum(energy.sum(axis=0), 1e-9)
+    common = agreement.sum(axis=0) / total
+    doubt = np.sqrt((agreement**2).sum(axis=0)) / total
+    part = np.maximum(regions.T @ energy, 1e-9)
+    own = (regions.T @ agreement) / part
+    chance = ((regions**2).T @ agreement**2) / part**2 + 1e-12
+    excess = ((own - common) ** 2 / chance - 1).sum(axis=0) / (1 / chance).sum(axis=0)
+    excess = np.maximum(excess, 0.0)
+    return common - doubt + excess / (excess + chance) * (own - common)
 
 
 def _relevance(quality: Floats, cost: Floats) -> Floats:
@@ -246,6 +305,103 @@ def _mean_cost(cost: Floats) -> Floats:
     return (total / np.maximum(known.sum(axis=0), 1)).astype(np.float32)
 
 
+@final
+@dataclass(frozen=True, slots=True, eq=False)
+class _Topics:
+    """What the fitted texts are about: directions of their hashed counts, and what lies there.
+
+    Attributes:
+        rarity: Weight of each bucket.
+        centre: Mean of the weighted counts.
+        basis: From weighted counts to directions, which are columns.
+        directions: The texts, mean squared length 1.
+        centres: Prototypes, up to `PLACE` numbers each.
+        region: Number of each prototype's region.
+        lit: Share of each prototype in each text.
+        regions: Share of each region in each text.
+    """
+
+    rarity: Floats
+    centre: Floats
+    basis: Floats
+    directions: Floats
+    centres: Floats
+    region: NDArray[np.intp]
+    lit: Floats
+    regions: Floats
+
+    @classmethod
+    def of(cls, counts: Floats, rng: np.random.Generator) -> _Topics:
+        """Find directions, prototypes and regions of hashed counts."""
+        rarity = _rarity(counts)
+        weighted = counts * rarity
+        centre, basis = _directions(weighted, rng)
+        directions = weighted @ basis - centre @ basis
+        span = np.sqrt(max(float((directions**2).sum(axis=1).mean()), 1e-9))
+        basis, directions = basis / np.float32(span), directions / np.float32(span)
+        places = _unit(directions[:, :PLACE])
+        centres = _clusters(places, min(PROTOTYPES, max(len(places) // 5, 1)), rng)
+        coarse = _clusters(places, min(REGIONS, len(centres)), rng)
+        region = (centres @ coarse.T).argmax(axis=1)
+        lit = light_all(places @ centres.T)
+        regions = lit @ np.eye(len(coarse), dtype=np.float32)[region]
+        return cls(rarity, centre, basis, directions, centres, region, lit, regions)
+
+    def map(self, lean: Floats, bias: Floats) -> LinearMap:
+        """Return the map to place and factors, from the coefficients of directions."""
+        place, factors = self.centres.shape[1], lean.shape[1]
+        rows = np.zeros((PLACE + factors, BUCKETS), np.float32)
+        offset = np.zeros(PLACE + factors, np.float32)
+        rows[:place] = self.basis[:, :place].T
+        rows[PLACE:] = (self.basis @ lean).T
+        offset[:place] = -(self.centre @ self.basis[:, :place])
+        offset[PLACE:] = bias - self.centre @ self.basis @ lean
+        return LinearMap.rounded(rows * self.rarity, offset)
+
+
+@final
+@dataclass(frozen=True, slots=True, eq=False)
+class _Shapes:
+    """What shape the fitted texts have: everywhere, and within the regions.
+
+    Attributes:
+        spread: Scale of each number of a shape.
+        middle: Means of the scaled numbers.
+        here: The same within each region, from there.
+        everywhere: Scaled numbers less their means, a row per text.
+        within: The same less the means of the region, times its share, region by region.
+    """
+
+    spread: Floats
+    middle: Floats
+    here: Floats
+    everywhere: Floats
+    within: Floats
+
+    @classmethod
+    def of(cls, shape: Floats, regions: Floats) -> _Shapes:
+        """Scale and centre the shapes of texts with these shares of regions."""
+        spread = 1 / np.sqrt(shape.var(axis=0) + np.float32(0.02))
+        middle = shape.mean(axis=0) * spread
+        everywhere = shape * spread - middle
+        here = (regions.T @ everywhere) / np.maximum(regions.sum(axis=0), 1e-9)[:, None]
+        within = regions[:, :, None] * (everywhere[:, None, :] - here)
+        return cls(spread, middle, here, everywhere, within.reshape(len(shape), -1))
+
+    def slopes(self, everywhere: Floats, within: Floats) -> Floats:
+        """Return what shapes as they are read add to factors in each region.
+
+        The shares of regions sum to one, and the last number of a shape is a one: what is constant
+        goes there.
+        """
+        own = within.reshape(*self.here.shape, -1)
+        slopes = everywhere + own
+        constant = self.middle @ slopes + np.einsum("rs,rsf->rf", self.here, own)
+        slopes = slopes * self.spread[:, None]
+        slopes[:, -1] -= constant
+        return slopes.astype(np.float32)
+
+
 def fit_weights(table: Table, mean_quality: Floats, seed: int) -> Fitted:
     """Fit a table.
 
@@ -255,55 +411,45 @@ def fit_weights(table: Table, mean_quality: Floats, seed: int) -> Fitted:
         seed: Same table and seed, same weights.
     """
     rng = np.random.default_rng(seed)
-    grams, profile = table.features[:, :BUCKETS], table.features[:, BUCKETS:]
-    centre, basis = _directions(grams, rng)
-    projected = grams @ basis - centre @ basis
-    span = np.sqrt(max(float((projected**2).sum(axis=1).mean()), 1e-9))
-    basis, projected = basis / np.float32(span), projected / np.float32(span)
-
-    spread = 1 / np.sqrt(profile.var(axis=0) + 0.02)
-    shaped = (profile - profile.mean(axis=0)) * spread
-    shape_scale = np.sqrt(BYTE_WEIGHT / max(float((shaped**2).sum(axis=1).mean()), 1e-9))
-    spread = (spread * shape_scale).astype(np.float32)
-
-    place = min(PLACE, basis.shape[1])
-    centres = _prototypes(_unit(projected[:, :place]), rng)
-    lit = light_all(_unit(projected[:, :place]) @ centres.T)
-    lit_mean = lit.mean(axis=0)
-    lit_power = max(float(((lit - lit_mean) ** 2).sum(axis=1).mean()), 1e-9)
-    lit_scale = np.float32(np.sqrt(PROTOTYPE_WEIGHT / lit_power))
-
-    design = _Design.of(
-        np.hstack([projected, shaped * np.float32(shape_scale), (lit - lit_mean) * lit_scale])
+    topics = _Topics.of(table.features[:, :BUCKETS], rng)
+    shapes = _Shapes.of(table.features[:, BUCKETS:], topics.regions)
+    blocks = (
+        _Block.of(topics.directions, 1.0),
+        _Block.of(topics.lit, PROTOTYPE_WEIGHT),
+        _Block.of(shapes.everywhere, SHAPE_WEIGHT),
+        _Block.of(shapes.within, REGION_WEIGHT),
     )
+    design = _Design.of(np.hstack([block.rows for block in blocks]))
+
     mean_cost = _mean_cost(table.cost)
     matters = _relevance(mean_quality, np.where(mean_cost > 0, mean_cost, mean_cost.max()))
-    quality = _factors(design, table.score - mean_quality, matters, QUALITY_FACTORS)
+    targets = table.score - mean_quality
+    quality = _factors(design, topics.regions, targets, matters, QUALITY_FACTORS)
     share = table.cost / np.where(mean_cost > 0, mean_cost, np.nan)
     share = np.minimum(share, np.float32(COST_CLIP))
-    cost = _factors(design, share - _mean_cost(share), matters, COST_FACTORS)
+    targets = share - _mean_cost(share)
+    cost = _factors(design, topics.regions, targets, matters, COST_FACTORS)
 
-    factors = np.hstack([quality.coefficients, cost.coefficients])
-    first, second = basis.shape[1], basis.shape[1] + profile.shape[1]
-    lift = factors[second:] * lit_scale
-    lean = np.vstack([basis @ factors[:first], factors[first:second] * spread[:, None]])
-    bias = -(centre @ lean[:BUCKETS] + profile.mean(axis=0) @ lean[BUCKETS:] + lit_mean @ lift)
-    rows = np.zeros((PLACE + factors.shape[1], table.features.shape[1]), np.float32)
-    rows[:place, :BUCKETS] = basis[:, :place].T
-    rows[PLACE:] = lean.T
-    offset = np.zeros(len(rows), np.float32)
-    offset[:place] = -(centre @ basis[:, :place])
-    offset[PLACE:] = bias
-    padded = np.zeros((len(centres), PLACE), np.float32)
-    padded[:, :place] = centres
+    coefficients = np.hstack([quality.coefficients, cost.coefficients])
+    ends = np.cumsum([block.rows.shape[1] for block in blocks])
+    lean, lift, everywhere, within = (
+        block.scale * part
+        for block, part in zip(blocks, np.split(coefficients, ends[:-1]), strict=True)
+    )
+    means = np.concatenate([block.mean for block in blocks])
+    bias = -means @ np.vstack([lean, lift, everywhere, within])
+    padding = ((0, 0), (0, PLACE - topics.centres.shape[1]))
     weights = Weights(
-        LinearMap.rounded(rows, offset),
-        padded,
+        topics.map(lean, bias),
+        np.pad(topics.centres, padding),
+        topics.region,
         lift.astype(np.float32),
+        shapes.slopes(everywhere, within),
+        np.hstack([quality.trust, cost.trust]),
         quality.loadings,
         cost.loadings,
         mean_quality.astype(np.float32),
         mean_cost,
-        lit.sum(axis=0).astype(np.float32),
+        topics.lit.sum(axis=0).astype(np.float32),
     )
     return Fitted(weights, mean_quality + quality.left_out, mean_cost * (1 + cost.left_out))

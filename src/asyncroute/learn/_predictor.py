@@ -12,7 +12,7 @@ import numpy as np
 from asyncroute.learn._cascade import propose, replay
 from asyncroute.learn._codec import WeightsError
 from asyncroute.learn._corrections import Corrections
-from asyncroute.learn._features import FEATURES, feature_matrix, features
+from asyncroute.learn._features import BUCKETS, FEATURES, SHAPE, feature_matrix, features
 from asyncroute.learn._fit import PLACE, Table, Weights, blank, fit_weights
 from asyncroute.learn._forecast import PRICES, PRIOR, Forecast, Point
 from asyncroute.learn._outcomes import Grid, Outcome
@@ -71,12 +71,14 @@ class QualityPredictor:
 
     __slots__ = (
         "_answered",
+        "_at",
         "_buffer",
         "_coverage",
         "_dense",
         "_loadings",
         "_members",
         "_ratings",
+        "_slopes",
         "_weights",
         "choices",
         "columns",
@@ -96,6 +98,12 @@ class QualityPredictor:
         self._weights = saved.weights
         self._coverage = saved.coverage
         self._dense = saved.weights.map.dense()
+        # Per prototype: what it adds to factors, its region, and what is trusted there. One product
+        # with the shares of those that are lit gives all three.
+        weights = self._weights
+        regions = np.eye(len(weights.trust), dtype=np.float32)[weights.region]
+        self._at = np.hstack([weights.lift, regions, weights.trust[weights.region]])
+        self._slopes = weights.slopes.reshape(len(weights.trust), -1)
         self._buffer = np.empty(FEATURES, np.float32)
         self._ratings = Corrections(*saved.ratings)
         self._answered = Corrections(*saved.answered)
@@ -249,13 +257,19 @@ class QualityPredictor:
     def read(self, text: str) -> Reading:
         """Return what a forecast needs of a text."""
         weights = self._weights
-        vector = self._dense @ features(text, self._buffer)
-        vector += weights.map.bias
-        place = vector[:PLACE]
+        vector = features(text, self._buffer)
+        mapped = self._dense @ vector[:BUCKETS]
+        mapped += weights.map.bias
+        place = mapped[:PLACE]
         cosines = weights.centres @ place
         cosines /= max(sqrt(float(place @ place)), 1e-9)
         lit = light(cosines)
-        return Reading(lit, vector[PLACE:] + lit.shares @ weights.lift[lit.rows])
+        near, factors = lit.shares @ self._at[lit.rows], mapped[PLACE:]
+        count = len(factors)
+        factors += near[:count]
+        factors += vector[BUCKETS:] @ (near[count:-count] @ self._slopes).reshape(SHAPE, count)
+        factors *= near[-count:]
+        return Reading(lit, factors)
 
     def forecast(self, text: str | Reading) -> Forecast:
         """Return expected quality and cost for each choice.
@@ -377,7 +391,10 @@ class QualityPredictor:
         self._weights = Weights(
             old.map,
             old.centres,
+            old.region,
             old.lift,
+            old.slopes,
+            old.trust,
             widened(old.quality),
             widened(old.cost),
             np.insert(old.mean_quality, at, np.float32(quality)),

@@ -44,6 +44,8 @@ def light_all(cosines: Floats) -> Floats:
 
 
 def _shares(cosines: Floats) -> Floats:
-    shares = np.maximum(cosines, _LEAST) ** 6
+    shares = np.maximum(cosines, _LEAST)
+    shares *= shares * shares  # multiplied: powers take three times as long
+    shares *= shares
     shares /= np.add.reduce(shares, axis=-1, keepdims=True)
     return shares

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias, final
+from typing import TYPE_CHECKING, Any, TypeAlias, final
 
 import numpy as np
 
 from asyncroute.learn._codec import WeightsError, pack, read_file, unpack, write_file
-from asyncroute.learn._features import FEATURES, LinearMap
+from asyncroute.learn._features import BUCKETS, SHAPE, LinearMap
 from asyncroute.learn._fit import PLACE, Weights
 from asyncroute.learn._forecast import Point
 
@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 
 __all__ = ("Saved", "decode", "encode", "read_file", "write_file")
 
-_WEIGHTS = ("centres", "lift", "quality", "cost", "mean_quality", "mean_cost", "evidence")
+_WEIGHTS = (
+    *("centres", "region", "lift", "slopes", "trust"),
+    *("quality", "cost", "mean_quality", "mean_cost", "evidence"),
+)
 _MAP = ("codes", "scale", "bias")
 _LEARNED = ("rated", "rated_sums", "answered", "answered_sums")
 _ARRAYS = (*_MAP, *_WEIGHTS, "coverage", *_LEARNED)
@@ -71,7 +74,7 @@ class Saved:
 
 
 def encode(saved: Saved) -> bytes:
-    """Return the bytes of `saved`; prototypes are kept in half precision."""
+    """Return the bytes of `saved`; prototypes and slopes are kept in half precision."""
     weights, half = saved.weights, np.float16
     header: dict[str, object] = {
         "kind": "weights",
@@ -83,7 +86,8 @@ def encode(saved: Saved) -> bytes:
     }
     arrays = {name: getattr(weights.map, name) for name in _MAP}
     arrays |= {name: getattr(weights, name) for name in _WEIGHTS}
-    arrays |= {name: arrays[name].astype(half) for name in ("centres", "lift")}
+    arrays |= {name: arrays[name].astype(half) for name in ("centres", "lift", "slopes")}
+    arrays["region"] = weights.region.astype(np.uint8)
     arrays["coverage"] = saved.coverage
     arrays |= dict(zip(_LEARNED, (*saved.ratings, *saved.answered), strict=True))
     return pack(header, arrays)
@@ -110,10 +114,12 @@ def decode(data: bytes) -> Saved:
     linear = LinearMap(arrays["codes"].astype(np.int8), single["scale"], single["bias"])
     for name in ("rated", "answered"):
         np.maximum(single[name], 0, out=single[name])
+    fitted: dict[str, Any] = {name: single[name] for name in _WEIGHTS}
+    fitted["region"] = arrays["region"].astype(np.intp)
     return Saved(
         models,
         cascades,
-        Weights(linear, *(single[name] for name in _WEIGHTS)),
+        Weights(linear, **fitted),
         _curve(header, "curve"),
         _curve(header, "curve_with_cascades"),
         single["coverage"],
@@ -140,18 +146,22 @@ def _cascades(header: Header, models: int) -> tuple[tuple[int, ...], ...]:
 
 def _expect(arrays: Arrays, models: int, choices: int) -> None:
     """Check all shapes against each other."""
-    for name in ("lift", "quality"):
+    for name in ("lift", "quality", "trust"):
         if arrays[name].ndim != 2:
             raise WeightsError(f"array {name} must have two dimensions")
     prototypes, factors = arrays["lift"].shape
+    regions = len(arrays["trust"])
     first = min(arrays["quality"].shape[0], factors)
     if prototypes == 0:
         raise WeightsError("array lift must have at least one row")
     shapes = {
-        "codes": (PLACE + factors, FEATURES),
+        "codes": (PLACE + factors, BUCKETS),
         "scale": (PLACE + factors,),
         "bias": (PLACE + factors,),
         "centres": (prototypes, PLACE),
+        "region": (prototypes,),
+        "slopes": (regions, SHAPE, factors),
+        "trust": (regions, factors),
         "quality": (first, choices),
         "cost": (factors - first, choices),
         "mean_quality": (choices,),
@@ -162,3 +172,6 @@ def _expect(arrays: Arrays, models: int, choices: int) -> None:
     }
     for name, shape in shapes.items():
         arrays.expect(name, shape)
+    region = arrays["region"]
+    if (region % 1).any() or region.min() < 0 or region.max() >= regions:
+        raise WeightsError(f"array region must hold whole numbers from 0 to {regions - 1}")
