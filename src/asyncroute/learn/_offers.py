@@ -96,11 +96,13 @@ class Offers:
         """
         worths = forecast.quality - forecast.cost * unit
         place_of = {column: place for place, column in enumerate(self.columns)}
-        for index in (-worths).argsort():
-            choice, worth = choices[int(index)], float(worths[index])
+        by_worth: list[int] = (-worths).argsort().tolist()
+        of_choice: list[float] = worths.tolist()
+        for index in by_worth:
+            choice, worth = choices[index], of_choice[index]
             if worth <= to_beat:
                 break
-            if len(choice) == 1 or not place_of.keys() >= set(choice):
+            if len(choice) == 1 or not all(column in place_of for column in choice):
                 continue
             members = [place_of[column] for column in choice]
             handicap = max(self.handicap[place] for place in members[:2])
