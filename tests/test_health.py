@@ -66,7 +66,6 @@ def test_a_healthy_model_hands_out_one_shared_permit() -> None:
     assert health.available_at(3.0) <= 3.0
     assert health.weight(3.0) == 1.0
     assert not health.is_ramping(3.0)
-    assert health.version == 0
     assert repr(health) == "<Health healthy>"
 
 
@@ -154,7 +153,6 @@ def test_the_last_model_is_not_ejected_but_its_failures_count_on() -> None:
     fail(health, 0.0, 20, may_eject=False)
     health.eject(passed(health, 0.0), 0.0, may_eject=False)
     assert health.status(0.0) == "healthy"
-    assert health.version == 0
     fail(health, 0.0, 1, may_eject=True)
     assert health.status(0.0) == "ejected"
 
@@ -237,7 +235,6 @@ def test_a_normal_permit_forgotten_counts_nothing() -> None:
         health.forget(passed(health, 0.0))
     snapshot = health.snapshot(0.0)
     assert (snapshot.successes, snapshot.failures) == (0, 0)
-    assert health.version == 0
 
 
 def test_each_failed_probe_doubles_the_ejection_up_to_the_cap() -> None:
@@ -271,13 +268,13 @@ def test_calls_sent_before_the_ejection_say_nothing_any_more() -> None:
     health = healthy()
     old = passed(health, 0.0)
     fail(health, 0.0)
-    before = health.snapshot(1.0), health.version
+    before = health.snapshot(1.0)
     health.succeeded(old, 1.0)
     health.failed(old, 1.0, may_eject=True)
     health.rate_limited(old, 1.0, retry_after=50.0, may_eject=True)
     health.eject(old, 1.0, may_eject=True)
     health.forget(old)
-    assert (health.snapshot(1.0), health.version) == before
+    assert health.snapshot(1.0) == before
 
 
 def test_a_probe_of_an_older_epoch_says_nothing_any_more() -> None:
@@ -398,7 +395,6 @@ def test_a_block_from_outside_is_cut_to_the_longest_ejection() -> None:
 def test_a_block_from_outside_ignores_what_is_no_instant() -> None:
     health = healthy()
     health.block_until(nan)
-    assert health.version == 0
     assert health.status(0.0) == "healthy"
 
 
@@ -454,35 +450,6 @@ def test_slow_start_can_be_switched_off() -> None:
     health = recovered(10.0, slow_start=0.0)
     assert health.weight(10.0) == 1.0
     assert not health.is_ramping(10.0)
-
-
-# Version
-
-
-def test_version_tells_every_change_of_what_may_be_sent() -> None:
-    health = healthy()
-    versions = [health.version]
-
-    def changed() -> bool:
-        versions.append(health.version)
-        return versions[-1] > versions[-2]
-
-    fail(health, 0.0, 4)
-    assert not changed()
-    fail(health, 0.0, 1)
-    assert changed()
-    probe = passed(health, 5.0)
-    assert changed()
-    health.forget(probe)
-    assert changed()
-    health.succeeded(passed(health, 6.0), 6.0)
-    assert changed()
-    health.succeeded(passed(health, 6.0), 6.0)
-    assert not changed()
-    health.block_until(20.0)
-    assert changed()
-    health.block_until(19.0)
-    assert not changed()
 
 
 # Clocks
@@ -594,7 +561,7 @@ class HealthMachine(RuleBasedStateMachine):
     def settle(self, which: int, outcome: str, retry_after: float | None, may_eject: bool) -> None:
         health, now = self.health, self.now
         permit = self.out.pop(which % len(self.out))
-        before, version = health.snapshot(now), health.version
+        before = health.snapshot(now)
         available_at = health.available_at(now)
         match outcome:
             case "ok":
@@ -609,9 +576,7 @@ class HealthMachine(RuleBasedStateMachine):
                 health.forget(permit)
         after = health.snapshot(now)
         if permit.epoch != before.epoch:
-            assert (after, health.version) == (before, version)
-        if health.available_at(now) != available_at:
-            assert health.version > version
+            assert after == before
         if not may_eject and not permit.is_probe:
             assert after.ejections == before.ejections
         if outcome != "ok" and not permit.is_probe:

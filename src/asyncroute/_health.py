@@ -204,10 +204,6 @@ class Health:
         settings: When to eject and for how long.
         rng: Where jitter comes from.
 
-    Attributes:
-        version: Grows whenever what may be sent changed through anything but time: an ejection,
-            a recovery, a block, a probe sent or given up. For caches; read only.
-
     In all methods `may_eject=False` says that this is the last model able to serve: then no
     failure takes it away. Failures count on, so that the next one may, if it is not the last then.
     A failed probe ejects anew in any case, and a Retry-After is always heeded.
@@ -232,7 +228,6 @@ class Health:
         "_slow_start",
         "_why",
         "_window",
-        "version",
     )
 
     def __init__(self, settings: HealthSettings | None = None, *, rng: random.Random) -> None:
@@ -255,7 +250,6 @@ class Health:
         self._ejections = 0
         self._ejected_for = 0.0
         self._why = ""
-        self.version = 0
 
     # May it be called?
 
@@ -270,7 +264,6 @@ class Health:
         if now < self.available_at(now):
             return None
         self._probe = Permit(self._epoch, is_probe=True)
-        self.version += 1
         return self._probe
 
     def pass_anyway(self) -> Permit:
@@ -322,7 +315,7 @@ class Health:
         return max(self._settings.slow_start_floor, elapsed / self._slow_start)
 
     def is_ramping(self, now: float) -> bool:
-        """Whether `weight` changes with time now. Where not, it is 1.0 until `version` changes."""
+        """Whether `weight` changes with time now. Where not, it is 1.0."""
         return abs(now - self._recovered_at) < self._slow_start
 
     # What came of a call?
@@ -409,7 +402,6 @@ class Health:
         """
         if permit is self._probe:
             self._probe = None
-            self.version += 1
 
     def block_until(self, at: float) -> None:
         """Send nothing before the instant `at`: a Retry-After, also one of the same quota group.
@@ -490,7 +482,6 @@ class Health:
 
     def _availability_changed(self) -> None:
         self._shut_until = inf if self._is_ejected else self._blocked_until
-        self.version += 1
 
     def _jittered(self, length: float) -> float:
         """Keep half and draw the rest (equal jitter), so that processes do not march in step."""
