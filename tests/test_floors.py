@@ -19,10 +19,10 @@ PACKAGE = Path(asyncroute.__file__).parent
 FLOORS = tuple(
     frozenset(rooms.split())
     for rooms in (
-        "_errors _inputs _prices _results _secrets _values",
+        "_arguments _errors _inputs _prices _results _secrets _values",
         "_protocols",
         "_admission _budget _cache _caching _deadlines _estimate _feedback _function _grant "
-        "_arguments _handover _health _lane _limits _metrics _observers _pieces _queue _sharing "
+        "_handover _health _lane _limits _metrics _observers _pieces _queue _sharing "
         "_single_flight _slots _supervisor",
         "_endpoint _selectors",
         "_attempt _course _fallback _judge _modes _outcome _runtime _stagger _stream _stream_try",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf, nan
 from typing import Any
 
 import pytest
@@ -14,6 +15,8 @@ from asyncroute import (
     FallbackStrategy,
     LLMRouter,
     MoneyBudget,
+    Plan,
+    Ranking,
     ScoredSelector,
 )
 from asyncroute.exporters import LoggingObserver
@@ -147,3 +150,72 @@ async def test_a_rating_that_is_no_number_is_shown(score: Any) -> None:
         result = await router.execute("Hello?")
         with pytest.raises(ValueError, match=f"score must be a number from 0 to 1, got {score!r}"):
             await router.feedback(result, score)
+
+
+# Plans and rankings
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"stagger": -1.0}, "stagger must be 0 or more seconds, got -1.0"),
+        ({"stagger": nan}, "stagger must be 0 or more seconds, got nan"),
+        ({"stagger": "1"}, "stagger must be 0 or more seconds, got '1'"),
+        ({"width": 0}, "width must be a whole number, 1 or more, got 0"),
+        ({"width": 2.0}, r"width must be a whole number, 1 or more, got 2\.0"),
+        ({"quorum": 0}, "quorum must be a whole number, 1 or more, or None, got 0"),
+        ({"quorum": 1.5}, r"quorum must be a whole number, 1 or more, or None, got 1\.5"),
+        ({"quorum": 4}, "quorum must be within reach: width 3 makes 3 at most, got 4"),
+        (
+            {"quorum": 5, "width": 2, "weights": {"a": 3, "b": 0.5}},
+            "quorum must be within reach: width 2 makes 4 at most, got 5",
+        ),
+        ({"weights": {"a": -1}}, "weight of 'a' must be 0 or more, got -1"),
+        ({"weights": {"a": nan}}, "weight of 'a' must be 0 or more, got nan"),
+        ({"weights": [1, 2]}, "weights must be a mapping of numbers by model id, got a list"),
+        ({"accept": True}, "accept must be a function or None, got True"),
+        ({"agree": "same"}, "agree must be a function or None, got 'same'"),
+    ],
+)
+def test_what_a_plan_cannot_mean_is_named(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        Plan(**given)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"stagger": 0},
+        {"quorum": 3},
+        {"quorum": 4, "width": 2, "weights": {"a": 3, "b": 0.5}},
+        {"quorum": 9, "width": 1, "weights": {"a": inf}},
+    ],
+)
+def test_a_plan_that_can_be_carried_out_is_taken(given: dict[str, Any]) -> None:
+    Plan(**given)
+
+
+def test_a_ranking_has_a_score_for_each_candidate() -> None:
+    with pytest.raises(ValueError, match="needs a score for each candidate, got 1 scores for 0"):
+        Ranking([], [1.0])
+
+
+def test_the_plan_of_a_ranking_is_a_plan() -> None:
+    with pytest.raises(TypeError, match=r"plan must be a Plan or None, got \{'width': 2\}"):
+        Ranking([], [], plan={"width": 2})  # type: ignore[arg-type]
+
+
+async def test_a_selector_that_ranks_what_it_was_not_given_is_named() -> None:
+    class Selects:
+        async def select(self, request: object, candidates: Any, /) -> Ranking:
+            ids: Any = [candidate.config.model_id for candidate in candidates]
+            return Ranking.in_order(ids)
+
+    with pytest.raises(TypeError, match="Selects must rank the candidates it was given, got 'a'"):
+        await LLMRouter(models("a")).route("Hello?", strategy=Selects())
+
+
+async def test_a_stream_has_no_cascades_and_says_so() -> None:
+    async with router_of(Scripted()) as router:
+        with pytest.raises(ConfigurationError, match="a stream has no cascades: mode must be"):
+            router.stream("Hello?", mode="cascade")

@@ -1,14 +1,15 @@
-"""Whether what a router is made with is of the kinds that it takes."""
+"""Whether what is given is of the kinds that are taken."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from numbers import Integral, Real
 
 from pydantic import BaseModel
 
 from asyncroute._errors import ConfigurationError
 
-__all__ = ("check_kind", "check_mapping", "check_several")
+__all__ = ("check_kind", "check_mapping", "check_several", "is_number", "is_whole", "shown")
 
 
 _ONE: tuple[type, ...] = (str, bytes, Mapping, BaseModel)
@@ -22,17 +23,17 @@ def check_several(name: str, given: object, of: str) -> None:
         ConfigurationError: It is not.
     """
     if isinstance(given, _ONE) or not isinstance(given, Iterable):
-        raise ConfigurationError(f"{name} must be a list of {of}, got {_shown(given)}")
+        raise ConfigurationError(f"{name} must be a list of {of}, got {shown(given)}")
 
 
-def check_mapping(name: str, given: object, of: str) -> None:
-    """Refuse what is neither None nor a mapping by name.
+def check_mapping(name: str, given: object, of: str, *, by: str = "name") -> None:
+    """Refuse what is neither None nor a mapping.
 
     Raises:
         ConfigurationError: It is neither.
     """
     if given is not None and not isinstance(given, Mapping):
-        raise ConfigurationError(f"{name} must be a mapping of {of} by name, got {_shown(given)}")
+        raise ConfigurationError(f"{name} must be a mapping of {of} by {by}, got {shown(given)}")
 
 
 def check_kind(name: str, given: object, kind: type) -> None:
@@ -42,9 +43,21 @@ def check_kind(name: str, given: object, kind: type) -> None:
         ConfigurationError: It is neither.
     """
     if given is not None and not isinstance(given, kind):
-        raise ConfigurationError(f"{name} must be a {kind.__name__}, got {_shown(given)}")
+        raise ConfigurationError(f"{name} must be a {kind.__name__}, got {shown(given)}")
 
 
-def _shown(given: object) -> str:
-    # Not its repr: providers and models may hold secrets.
+def is_number(given: object) -> bool:
+    """Whether it is a real number, numpy's included, and not NaN."""
+    return isinstance(given, (float, int, Real)) and given == given
+
+
+def is_whole(given: object) -> bool:
+    """Whether it is a whole number, and not one that only happens to have no fraction."""
+    return isinstance(given, (int, Integral))
+
+
+def shown(given: object) -> str:
+    """Say what somebody gave, without its repr: providers and models may hold secrets."""
+    if isinstance(given, type):
+        return f"the class {given.__name__}"
     return "None" if given is None else f"a {type(given).__name__}"

@@ -325,7 +325,11 @@ def _captured(
     if not ranked:
         left_out = "was left out by the selector"
         raise _nothing_for({endpoint.config.model_id: left_out for endpoint in candidates})
-    return [(endpoint.view,) for endpoint in ranked]
+    try:
+        return [(endpoint.view,) for endpoint in ranked]
+    except AttributeError:
+        given = next((each for each in ranked if not hasattr(each, "view")), None)
+    raise TypeError(f"{strategy} must rank the candidates it was given, got {given!r}")
 
 
 def _nothing_for(reasons: Mapping[str, str]) -> NoEligibleModelError:

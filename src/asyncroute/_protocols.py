@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from math import inf
 from typing import Any, Protocol, Self, final, runtime_checkable
 
+from asyncroute._arguments import check_mapping, is_number, is_whole
+from asyncroute._errors import ConfigurationError
 from asyncroute._inputs import Message, ModelConfig, QueryRequest
 from asyncroute._results import ExecutionResult
 from asyncroute._values import Attempt, Chunk, Completion, Usage
@@ -136,6 +138,9 @@ class Plan:
         agree: For a vote: whether two answers say the same; None compares normalised text.
         weights: For a vote: what a model's answer counts, by model id; one that is not named counts
             1. A weight of the quorum makes an answer final.
+
+    Raises:
+        ConfigurationError: A value cannot be meant, or so many models can never make the quorum.
     """
 
     stagger: float = inf
@@ -144,6 +149,37 @@ class Plan:
     quorum: int | None = None
     agree: Agree | None = None
     weights: Mapping[str, float] | None = None
+
+    def __post_init__(self) -> None:
+        if not (is_number(self.stagger) and self.stagger >= 0):
+            raise ConfigurationError(f"stagger must be 0 or more seconds, got {self.stagger!r}")
+        if not (is_whole(self.width) and self.width >= 1):
+            raise ConfigurationError(f"width must be a whole number, 1 or more, got {self.width!r}")
+        for name, function in (("accept", self.accept), ("agree", self.agree)):
+            if function is not None and not callable(function):
+                raise ConfigurationError(f"{name} must be a function or None, got {function!r}")
+        check_mapping("weights", self.weights, "numbers", by="model id")
+        weights = self.weights or {}
+        for model_id, weight in weights.items():
+            if not (is_number(weight) and weight >= 0):
+                raise ConfigurationError(
+                    f"weight of {model_id!r} must be 0 or more, got {weight!r}"
+                )
+        if self.quorum is None:
+            return
+        if not (is_whole(self.quorum) and self.quorum >= 1):
+            raise ConfigurationError(
+                f"quorum must be a whole number, 1 or more, or None, got {self.quorum!r}"
+            )
+        # Models that are not named count 1, and nobody knows how many of them there are.
+        heavy = sorted((weight for weight in weights.values() if weight > 1), reverse=True)
+        heavy = heavy[: self.width]
+        most = sum(heavy) + self.width - len(heavy)
+        if self.quorum > most:
+            raise ConfigurationError(
+                f"quorum must be within reach: width {self.width!r} makes {most:g} at most,"
+                f" got {self.quorum!r}"
+            )
 
 
 class Ranking:
@@ -154,6 +190,10 @@ class Ranking:
         scores: A score for each.
         plan: How to execute the ranking, if the selector has a wish.
         votes: For an ensemble: each voter's scores by model id.
+
+    Raises:
+        TypeError: The plan is no `Plan`.
+        ValueError: There is not one score for each candidate.
 
     Iterating gives `(candidate, score)` pairs, best first; equals keep their order.
     """
@@ -171,6 +211,13 @@ class Ranking:
         plan: Plan | None = None,
         votes: Mapping[str, Mapping[str, float]] | None = None,
     ) -> None:
+        if len(candidates) != len(scores):
+            raise ValueError(
+                f"a ranking needs a score for each candidate, got {len(scores)} scores"
+                f" for {len(candidates)} candidates"
+            )
+        if plan is not None and not isinstance(plan, Plan):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"plan must be a Plan or None, got {plan!r}")
         self.candidates = candidates
         self.scores = scores
         self.plan = plan

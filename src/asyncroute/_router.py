@@ -514,6 +514,10 @@ class LLMRouter:
             `StreamInterruptedError` with the text so far.
         """
         executor = self._open()
+        if mode == "cascade":
+            raise ConfigurationError(
+                "a stream has no cascades: mode must be sequential, hedged or race, got 'cascade'"
+            )
         request = _request_from(query, strategy, fields)
         manner = Manner(mode, width, hedge_after)
         for name, seconds in (("gap_timeout", gap_timeout), ("total_timeout", total_timeout)):
