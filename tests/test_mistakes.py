@@ -16,6 +16,7 @@ from asyncroute import (
     LLMRouter,
     MoneyBudget,
     Plan,
+    ProviderError,
     Ranking,
     ScoredSelector,
 )
@@ -219,3 +220,50 @@ async def test_a_stream_has_no_cascades_and_says_so() -> None:
     async with router_of(Scripted()) as router:
         with pytest.raises(ConfigurationError, match="a stream has no cascades: mode must be"):
             router.stream("Hello?", mode="cascade")
+
+
+# Fallbacks
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"max_models": "3"}, "max_models must be 1 or more, got '3'"),
+        ({"max_models": 2.5}, r"max_models must be 1 or more, got 2\.5"),
+        ({"max_retries": None}, "retries of max_retries must be 0 or more, got None"),
+        ({"retries": 3}, "retries must be a mapping of numbers by kind of error, got a int"),
+        ({"retries": {"unavailable": "3"}}, "retries of unavailable must be 0 or more, got '3'"),
+        (
+            {"retries": {"rate_limit": 3}},
+            "no error of a provider is of the kind 'rate_limit'; known are: .*rate_limited",
+        ),
+        ({"base_delay": "1"}, "base_delay must be 0 or more seconds, got '1'"),
+        ({"chains": [["a", "b"]]}, "chains must be a mapping of lists of model ids by model id"),
+        ({"chains": {"a": None}}, r"chains\['a'\] must be a list of model ids, got None"),
+        ({"chains": {"a": [1]}}, r"chains\['a'\] must name models by their ids, got 1"),
+        ({"chains": {"a": ["*"]}}, r"chains\['a'\] must name models by their ids, got '\*'"),
+    ],
+)
+def test_what_a_fallback_cannot_mean_is_named(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        FallbackStrategy(**given)
+
+
+def test_retries_know_errors_of_ones_own() -> None:
+    class OutOfPaperError(ProviderError):
+        retry_here = True
+
+    strategy = FallbackStrategy(retries={OutOfPaperError.kind: 7})
+    assert strategy.retries_after(OutOfPaperError()) == 7
+
+
+def test_one_model_is_a_chain() -> None:
+    strategy = FallbackStrategy(chains={"a": "small", "*": "a"})
+    assert strategy.chain_after("a") == ("small",)
+    assert strategy.named_models == {"a", "small"}
+
+
+def test_a_chain_that_names_a_group_is_refused() -> None:
+    chained = FallbackStrategy(chains={"a": ["fast"]})
+    with pytest.raises(ConfigurationError, match=r"unknown models: fast \(a chain takes no groups"):
+        LLMRouter([model("a"), model("b", group="fast")], fallback=chained)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Mapping, Sequence
-from math import isfinite
-from typing import final
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from math import inf
+from typing import cast, final
 
+from asyncroute._arguments import check_mapping, is_number, is_whole
 from asyncroute._errors import (
     AuthenticationError,
     ConfigurationError,
@@ -34,8 +35,8 @@ class FallbackStrategy:
         max_models: Different models that one request may try.
         max_retries: Further tries at models already tried, where the error allows them.
         retries: The same by kind of error (`{"rate_limited": 4, "content_refused": 1}`), instead
-            of what the error allows by itself.
-        chains: For a model's id, or `"*"` for every other model, the ids that follow when it
+            of what the error allows by itself. Errors of your own must be defined before.
+        chains: For a model's id, or `"*"` for every other model, the id or ids that follow when it
             fails, instead of the ranking. Chains follow each other: a fallback that fails goes on
             to its own. Constraints of the request hold for them too.
         refused_elsewhere: Whether a query that one provider's policy refused may go to another.
@@ -68,21 +69,24 @@ class FallbackStrategy:
         base_delay: float = 0.5,
         max_delay: float = 8.0,
     ) -> None:
-        if max_models < 1:
+        if not (is_whole(max_models) and max_models >= 1):
             raise ConfigurationError(f"max_models must be 1 or more, got {max_models!r}")
+        check_mapping("retries", retries, "numbers", by="kind of error")
         self.retries = dict(retries or {})
         for name, count in {"max_retries": max_retries, **self.retries}.items():
-            if count < 0:
+            if not (is_whole(count) and count >= 0):
                 raise ConfigurationError(f"retries of {name} must be 0 or more, got {count!r}")
+        _refuse_unknown(self.retries)
         for name, delay in {"base_delay": base_delay, "max_delay": max_delay}.items():
-            if not isfinite(delay) or delay < 0:
+            if not (is_number(delay) and 0 <= delay < inf):
                 raise ConfigurationError(f"{name} must be 0 or more seconds, got {delay!r}")
         self.max_models = max_models
         self.max_retries = max_retries
         self.refused_elsewhere = refused_elsewhere
         self.base_delay = base_delay
         self.max_delay = max_delay
-        self._chains = {model: tuple(chain) for model, chain in (chains or {}).items()}
+        check_mapping("chains", chains, "lists of model ids", by="model id")
+        self._chains = {model: _chain(model, given) for model, given in (chains or {}).items()}
         self.has_chains = bool(self._chains)
         _refuse_cycles(self._chains)
 
@@ -153,6 +157,37 @@ class FallbackStrategy:
 
     def __repr__(self) -> str:
         return f"<FallbackStrategy: {self.max_models} models, {self.max_retries} retries>"
+
+
+def _refuse_unknown(kinds: Iterable[str]) -> None:
+    known = sorted(_kinds_below(ProviderError))
+    for kind in kinds:
+        if kind not in known:
+            raise ConfigurationError(
+                f"retries: no error of a provider is of the kind {kind!r};"
+                f" known are: {', '.join(known)}"
+            )
+
+
+def _kinds_below(error: type[ProviderError]) -> Iterator[str]:
+    for each in error.__subclasses__():
+        yield each.kind
+        yield from _kinds_below(each)
+
+
+def _chain(model: str, given: object) -> tuple[str, ...]:
+    """The ids in a chain; one id is a chain, too."""
+    chain = (given,) if isinstance(given, str) else given
+    if not isinstance(chain, Iterable):
+        raise ConfigurationError(f"chains[{model!r}] must be a list of model ids, got {given!r}")
+    ids: list[str] = []
+    for each in cast("Iterable[object]", chain):
+        if not isinstance(each, str) or each == DEFAULT_CHAIN:
+            raise ConfigurationError(
+                f"chains[{model!r}] must name models by their ids, got {each!r}"
+            )
+        ids.append(each)
+    return tuple(ids)
 
 
 def _refuse_cycles(chains: Mapping[str, Iterable[str]]) -> None:

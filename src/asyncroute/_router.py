@@ -150,9 +150,7 @@ class LLMRouter:
         if not len(self._registry):
             raise ConfigurationError("models must not be empty; got []")
         self._fallback = fallback or FallbackStrategy()
-        unknown = sorted(self._fallback.named_models - set(self._registry.names()))
-        if unknown:
-            raise ConfigurationError(f"fallback chains name unknown models: {', '.join(unknown)}")
+        _check_chains(self._fallback, self._registry)
         self._providers = dict(providers or {})
         for name, provider in self._providers.items():
             if not _is_provider(provider) and not callable(provider):
@@ -682,6 +680,15 @@ def _check_kinds(
     check_several("observers", observers, "observers")
     check_kind("fallback", fallback, FallbackStrategy)
     check_kind("health", health, HealthSettings)
+
+
+def _check_chains(fallback: FallbackStrategy, registry: Registry) -> None:
+    unknown = sorted(name for name in fallback.named_models if name not in registry)
+    if unknown:
+        groups = " (a chain takes no groups)" if {*unknown} & {*registry.names()} else ""
+        raise ConfigurationError(
+            f"fallback chains name unknown models: {', '.join(unknown)}{groups}"
+        )
 
 
 def _check_choice(on_no_candidates: str) -> None:
