@@ -185,7 +185,7 @@ def test_what_is_discarded_or_cleared_is_gone(clock: Clock) -> None:
 
 @pytest.mark.parametrize("max_size", [0, -1, nan])
 def test_a_size_below_one_is_refused(max_size: int) -> None:
-    with pytest.raises(ConfigurationError, match=f"max_size must be at least 1, got {max_size}"):
+    with pytest.raises(ConfigurationError, match=f"a whole number, at least 1, got {max_size}"):
         CacheManager(max_size)
 
 

@@ -479,9 +479,9 @@ def test_a_figure_that_cannot_be_is_refused_by_name(name: str, figure: float) ->
 
 @pytest.mark.parametrize("owner", [PerformanceMetrics, lambda window: ModelMetrics("m", window)])
 def test_a_window_of_nothing_is_refused(owner: type[PerformanceMetrics]) -> None:
-    with pytest.raises(ConfigurationError, match="window must be at least 1, got 0"):
+    with pytest.raises(ConfigurationError, match=r"window must be .* at least 1, got 0"):
         owner(0)
-    with pytest.raises(TypeError):
+    with pytest.raises(ConfigurationError, match=r"window must be a whole number.* got 2\.5"):
         owner(2.5)  # type: ignore[arg-type]
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from decimal import Decimal
 from math import inf, nan
 from typing import Any
 
@@ -9,15 +12,21 @@ import pytest
 
 from asyncroute import (
     AllAttemptsFailedError,
+    BalancedSelector,
+    CacheManager,
     Call,
     ConfigurationError,
     CostOptimizedSelector,
     FallbackStrategy,
+    HealthSettings,
     LLMRouter,
+    LLMRoutingManager,
+    ModelConfig,
     MoneyBudget,
     Plan,
     ProviderError,
     Ranking,
+    RouterEnsemble,
     ScoredSelector,
 )
 from asyncroute.exporters import LoggingObserver
@@ -101,6 +110,16 @@ class ToldLater:
         ({"observers": [Told]}, "observer Told is a class: give an object"),
         ({"observers": [ToldLater()]}, "on_result of observer .* is async: it must be a plain"),
         ({"fallback": ["a"]}, "fallback must be a FallbackStrategy, got a list"),
+        ({"providers": {"*": Gives}}, "provider '\\*' is the class Gives, which cannot be entered"),
+        ({"fallback": FallbackStrategy}, "must be a FallbackStrategy, got the class Fallback"),
+        ({"cache": CacheManager}, "cache must be a CacheManager, got the class CacheManager"),
+        ({"budgets": [MoneyBudget]}, "budgets must be MoneyBudgets, got <class"),
+        ({"fair_by": 3}, "fair_by must be a key of metadata or None, not 3"),
+        ({"fair_by": ""}, "fair_by must be a key of metadata or None, not ''"),
+        ({"queue_size": 2.5}, r"queue_size must be a whole number, 0 or more, not 2\.5"),
+        ({"queue_size": "9"}, "queue_size must be a whole number, 0 or more, not '9'"),
+        ({"max_workers": 2.5}, r"max_workers must be a whole number, at least 1, not 2\.5"),
+        ({"metrics_window": "9"}, "window must be a whole number, at least 1, got '9'"),
         ({"health": {"window": 1}}, "health must be a HealthSettings, got a dict"),
         ({"cache": 5}, "cache must be a CacheManager, got a int"),
         ({"timeout": "5"}, "timeout must be above 0 seconds, got '5'"),
@@ -267,3 +286,94 @@ def test_a_chain_that_names_a_group_is_refused() -> None:
     chained = FallbackStrategy(chains={"a": ["fast"]})
     with pytest.raises(ConfigurationError, match=r"unknown models: fast \(a chain takes no groups"):
         LLMRouter([model("a"), model("b", group="fast")], fallback=chained)
+
+
+# Settings
+
+
+@pytest.mark.parametrize(
+    ("make", "given", "message"),
+    [
+        (MoneyBudget, {"limit": "1"}, "limit must be a finite number of dollars.* not '1'"),
+        (MoneyBudget, {"limit": Decimal(1)}, r"limit must be a finite number.*not Decimal\('1'\)"),
+        (MoneyBudget, {"limit": 1, "window": "60"}, "window must be a finite number .*not '60'"),
+        (MoneyBudget, {"limit": 1, "per": 3}, "per must be router, model, tenant or a metadata"),
+        (MoneyBudget, {"limit": 1, "per": "model", "only": 3}, "only must be None or at least one"),
+        (HealthSettings, {"window": "5"}, "window must be a number, not '5'"),
+        (HealthSettings, {"slow_start": nan}, "slow_start must be a number, not nan"),
+        (CacheManager, {"max_size": "5"}, "max_size must be a whole number, at least 1, got '5'"),
+        (CacheManager, {"ttl": "5"}, "ttl must be above 0 seconds, got '5'"),
+        (CostOptimizedSelector, {"rng": 42}, "rng must be a Random, got a int"),
+        (BalancedSelector, {"cost": "1"}, "weight of cost must be 0 or more, got '1'"),
+        (RouterEnsemble, {"voters": None}, "voters must be a list of pairs .* got None"),
+        (RouterEnsemble, {"voters": [CostOptimizedSelector()]}, "voters must be pairs of a"),
+        (RouterEnsemble, {"voters": [(BalancedSelector, 1)]}, r"must have select\(\), got <class"),
+        (RouterEnsemble, {"voters": [(BalancedSelector(), "1")]}, "weight of Balanced.* got '1'"),
+        (ModelConfig.from_catalog, {"name": None}, "name must be provider and model, .* got None"),
+        (LLMRoutingManager, {"config": "a.json"}, "config must be a mapping or .* load_config rea"),
+        (LLMRoutingManager, {"config": 3}, "config must be a mapping of settings by name, got a i"),
+        (LLMRoutingManager, {"providers": [Scripted()]}, "providers must be a mapping of provid"),
+    ],
+)
+def test_a_setting_of_the_wrong_kind_is_named(
+    make: Callable[..., object], given: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        make(**given)
+
+
+def test_infinity_stands_for_no_bound() -> None:
+    assert LLMRouter(models(), queue_size=inf, cache=CacheManager(inf, inf))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["gap_timeout", "total_timeout", "hedge_after"])
+async def test_seconds_that_are_no_number_are_shown(name: str) -> None:
+    given: dict[str, Any] = {name: "5"}
+    if name == "hedge_after":
+        given["mode"] = "hedged"
+    async with router_of(Scripted()) as router:
+        with pytest.raises(ConfigurationError, match=f"{name} must be .* seconds, got '5'"):
+            router.stream("Hello?", **given)
+
+
+async def test_a_factory_that_makes_nothing_to_enter_is_named() -> None:
+    async def connected() -> Scripted:
+        return Scripted()
+
+    for factory, made in ((connected, "coroutine"), (lambda: None, "None")):
+        router = LLMRouter(models(), {"x": factory})  # type: ignore[dict-item]
+        with pytest.raises(ConfigurationError, match=f"'x' must return an async .* got .*{made}"):
+            await router.__aenter__()
+
+
+async def test_a_factory_that_opens_no_provider_is_named_and_closed() -> None:
+    closed: list[bool] = []
+
+    @asynccontextmanager
+    async def connected() -> AsyncGenerator[Any]:
+        try:
+            yield "a client"
+        finally:
+            closed.append(True)
+
+    with pytest.raises(ConfigurationError, match=r"'x' must have complete.* opened a str"):
+        await LLMRouter(models(), {"x": connected}).__aenter__()
+    assert closed == [True]
+
+
+async def test_a_selector_that_forgot_its_parents_init_works() -> None:
+    class Mine(ScoredSelector):
+        def __init__(self, liked: str) -> None:
+            self.liked = liked
+
+        def score(self, request: object, candidate: Any, /) -> float:
+            return 0.5
+
+    assert await LLMRouter(models("ab")).route("Hello?", strategy=Mine("a"))
+
+
+@pytest.mark.parametrize("junk", [None, {"request_id": "1"}])
+async def test_a_rating_of_no_result_says_what_it_was_given(junk: Any) -> None:
+    async with router_of(Scripted()) as router:
+        with pytest.raises(TypeError, match=r"a result or its request_id, got (a dict|None)"):
+            await router.feedback(junk, 1.0)

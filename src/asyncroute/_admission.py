@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, final
 
+from asyncroute._arguments import is_count, is_number
 from asyncroute._errors import ConfigurationError, OverloadedError
 from asyncroute._grant import Grant
 from asyncroute._lane import Lane, LaneSnapshot, Rules
@@ -76,11 +77,17 @@ class LoadBalancer:
         ageing: float = 10.0,
         adaptive: bool = False,
     ) -> None:
-        if max_workers is not None and max_workers < 1:
-            raise ConfigurationError(f"max_workers must be at least 1, not {max_workers!r}")
-        if queue_size < 0:
-            raise ConfigurationError(f"queue_size must not be negative, but is {queue_size!r}")
-        if not 0 <= ageing < math.inf:
+        if max_workers is not None and not is_count(max_workers, 1):
+            raise ConfigurationError(
+                f"max_workers must be a whole number, at least 1, not {max_workers!r}"
+            )
+        if not is_count(queue_size, 0):
+            raise ConfigurationError(
+                f"queue_size must be a whole number, 0 or more, not {queue_size!r}"
+            )
+        if fair_by is not None and not (isinstance(fair_by, str) and fair_by):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ConfigurationError(f"fair_by must be a key of metadata or None, not {fair_by!r}")
+        if not (is_number(ageing) and 0 <= ageing < math.inf):
             raise ConfigurationError(f"ageing must be finite and not negative, but is {ageing!r}")
         self.fair_by = fair_by
         self._adaptive = adaptive

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from math import inf
 from numbers import Integral, Real
+from typing import cast
 
 from pydantic import BaseModel
 
 from asyncroute._errors import ConfigurationError
 
-__all__ = ("check_kind", "check_mapping", "check_several", "is_number", "is_whole", "shown")
+__all__ = (
+    "check_kind",
+    "check_mapping",
+    "check_several",
+    "is_count",
+    "is_number",
+    "is_whole",
+    "shown",
+)
 
 
 _ONE: tuple[type, ...] = (str, bytes, Mapping, BaseModel)
@@ -54,6 +64,11 @@ def is_number(given: object) -> bool:
 def is_whole(given: object) -> bool:
     """Whether it is a whole number, and not one that only happens to have no fraction."""
     return isinstance(given, (int, Integral))
+
+
+def is_count(given: object, least: int) -> bool:
+    """Whether it is a whole number from *least* on, or infinity where there is to be no bound."""
+    return (is_whole(given) or given == inf) and cast("float", given) >= least
 
 
 def shown(given: object) -> str:

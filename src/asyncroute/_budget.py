@@ -19,14 +19,16 @@ seconds, and a clock that goes back counts as one that stands still.
 from __future__ import annotations
 
 from collections import OrderedDict, deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 from math import inf
 from typing import TYPE_CHECKING, Any, Literal, final
 
+from asyncroute._arguments import is_number
 from asyncroute._errors import BudgetExceededError, ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
+    from collections.abc import Collection, Mapping
 
 __all__ = (
     "Budgets",
@@ -223,12 +225,15 @@ class MoneyBudget:
 
     def __post_init__(self) -> None:
         name = "MoneyBudget"
-        is_amount = 0 <= self.limit < inf
+        is_amount = is_number(self.limit) and 0 <= self.limit < inf
         _require(is_amount, name, "limit", self.limit, "a finite number of dollars, 0 or more")
-        is_time = 0 < self.window < inf
+        is_time = is_number(self.window) and 0 < self.window < inf
         _require(is_time, name, "window", self.window, "a finite number of seconds above 0")
-        _require(bool(self.per), name, "per", self.per, "router, model, tenant or a metadata key")
+        is_name = isinstance(self.per, str) and bool(self.per)  # pyright: ignore[reportUnnecessaryIsInstance]
+        _require(is_name, name, "per", self.per, "router, model, tenant or a metadata key")
         if self.only is not None:
+            several = isinstance(self.only, Iterable)  # pyright: ignore[reportUnnecessaryIsInstance]
+            _require(several, name, "only", self.only, "None or at least one name")
             only = frozenset((self.only,) if isinstance(self.only, str) else self.only)
             _require(bool(only), name, "only", self.only, "None or at least one name")
             is_of_one = self.per != "router"

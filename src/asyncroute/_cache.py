@@ -7,6 +7,7 @@ from collections import OrderedDict
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar, final
 
+from asyncroute._arguments import is_count, is_number
 from asyncroute._errors import ConfigurationError
 from asyncroute._single_flight import Flight, SingleFlight
 
@@ -90,10 +91,11 @@ class CacheManager(Generic[V]):
         *,
         clock: Callable[[], float] | None = None,
     ) -> None:
-        # Said this way round, NaN is refused too.
-        if not max_size >= 1:
-            raise ConfigurationError(f"max_size must be at least 1, got {max_size!r}")
-        if not ttl > 0:
+        if not is_count(max_size, 1):
+            raise ConfigurationError(
+                f"max_size must be a whole number, at least 1, got {max_size!r}"
+            )
+        if not (is_number(ttl) and ttl > 0):
             raise ConfigurationError(f"ttl must be above 0 seconds, got {ttl!r}")
         self._max_size = max_size
         self._ttl = ttl

@@ -29,10 +29,11 @@ Nothing here reads a clock, waits or logs: `now` is the loop's time in seconds.
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from math import inf
 from typing import TYPE_CHECKING, Literal, final
 
+from asyncroute._arguments import is_number
 from asyncroute._errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -77,6 +78,10 @@ class HealthSettings:
     retry_after_cap: float = 60.0
 
     def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if not is_number(value):
+                raise ConfigurationError(f"{field.name} must be a number, not {value!r}")
         share, seconds = "between 0 and 1", "a finite number of seconds above 0"
         checks = (
             ("consecutive_failures", self.consecutive_failures >= 1, "at least 1"),

@@ -13,9 +13,10 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections import Counter
 from math import ceil, floor, isfinite
-from operator import index, sub
+from operator import sub
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias, final
 
+from asyncroute._arguments import is_whole
 from asyncroute._errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -255,8 +256,7 @@ class ModelMetrics:
         window: How many recent samples each ring keeps; at least 1.
 
     Raises:
-        ConfigurationError: If *window* is below 1.
-        TypeError: If *window* is not an integer.
+        ConfigurationError: If *window* is not a whole number from 1 on.
     """
 
     __slots__ = (
@@ -600,8 +600,7 @@ class PerformanceMetrics:
         window: How many recent samples each ring keeps; at least 1.
 
     Raises:
-        ConfigurationError: If *window* is below 1.
-        TypeError: If *window* is not an integer.
+        ConfigurationError: If *window* is not a whole number from 1 on.
     """
 
     __slots__ = ("_models", "_money", "_window")
@@ -702,8 +701,8 @@ class PerformanceMetrics:
 
 
 def _checked_window(window: int) -> int:
-    if index(window) < 1:
-        raise ConfigurationError(f"window must be at least 1, got {window!r}")
+    if not (is_whole(window) and window >= 1):
+        raise ConfigurationError(f"window must be a whole number, at least 1, got {window!r}")
     return window
 
 

@@ -7,6 +7,7 @@ from functools import lru_cache
 from math import inf
 from typing import TYPE_CHECKING, Literal, final
 
+from asyncroute._arguments import is_number
 from asyncroute._errors import ConfigurationError
 from asyncroute._judge import Accepting, FirstAnswer, Quorum
 from asyncroute._protocols import Accept
@@ -49,7 +50,8 @@ class Manner:
         width = self.width
         if width is not None and not (isinstance(width, int) and width >= 1):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ConfigurationError(f"width must be a whole number, 1 or more, got {width!r}")
-        if self.hedge_after is not None and not self.hedge_after >= 0:
+        hedge_after = self.hedge_after
+        if hedge_after is not None and not (is_number(hedge_after) and hedge_after >= 0):
             raise ConfigurationError(
                 f"hedge_after must be 0 or more seconds, got {self.hedge_after!r}"
             )

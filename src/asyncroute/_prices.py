@@ -62,6 +62,8 @@ def listed(name: str, *, window: bool = True) -> dict[str, Any]:
 
 
 def _find(name: str) -> tuple[Provider, str, ModelInfo]:
+    if not isinstance(name, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ConfigurationError(f"name must be provider and model, 'openai:gpt-4o', got {name!r}")
     try:
         from genai_prices.data_snapshot import find_provider_by_id, get_snapshot
     except ModuleNotFoundError as error:

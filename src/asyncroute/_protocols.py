@@ -29,6 +29,7 @@ __all__ = (
     "Provider",
     "Ranking",
     "StreamingProvider",
+    "is_selector",
 )
 
 Accept = Callable[[Completion], bool | Awaitable[bool]]
@@ -278,6 +279,11 @@ class ModelSelector(Protocol):
             All or some of the candidates; those left out are not used, not as fallbacks either.
         """
         ...
+
+
+def is_selector(given: object) -> bool:
+    """Whether it selects: an object, not the class of one."""
+    return not isinstance(given, type) and callable(getattr(given, "select", None))
 
 
 class Provider(Protocol):

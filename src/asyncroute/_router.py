@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from functools import partial
-from math import isnan
 from threading import get_ident
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, final
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, final
 from anyio import CancelScope, CapacityLimiter
 
 from asyncroute._admission import LoadBalancer
-from asyncroute._arguments import check_kind, check_mapping, check_several
+from asyncroute._arguments import check_kind, check_mapping, check_several, is_number, shown
 from asyncroute._budget import Budgets, HedgeBudget, MoneyBudget, RetryBudget
 from asyncroute._cache import CacheManager
 from asyncroute._caching import result_key
@@ -31,7 +30,7 @@ from asyncroute._inputs import Message, ModelConfig, QueryRequest, RequestFields
 from asyncroute._metrics import PerformanceMetrics
 from asyncroute._modes import SEQUENTIAL, Manner, Mode, manner_of
 from asyncroute._observers import Observers
-from asyncroute._protocols import Accept, ModelSelector, Observer, OnFeedback, Provider
+from asyncroute._protocols import Accept, ModelSelector, Observer, OnFeedback, Provider, is_selector
 from asyncroute._registry import Registry
 from asyncroute._results import ExecutionResult, RoutingDecision
 from asyncroute._runtime import Runtime
@@ -153,10 +152,7 @@ class LLMRouter:
         _check_chains(self._fallback, self._registry)
         self._providers = dict(providers or {})
         for name, provider in self._providers.items():
-            if not _is_provider(provider) and not callable(provider):
-                raise ConfigurationError(
-                    f"provider {name!r} must have complete(call) or be a factory, got {provider!r}"
-                )
+            _check_provider(name, provider)
         self._decider = Decider(
             self._registry,
             is_strict=strict_capabilities,
@@ -242,7 +238,13 @@ class LLMRouter:
             if _is_provider(given):
                 opened[name] = given
             else:
-                opened[name] = await self._stack.enter_async_context(given())
+                entered: object = await self._stack.enter_async_context(_made(name, given))
+                if not _is_provider(entered):
+                    raise ConfigurationError(
+                        f"provider {name!r} must have complete(call), its factory opened"
+                        f" {shown(entered)}"
+                    )
+                opened[name] = entered
         return opened
 
     async def __aexit__(
@@ -468,10 +470,13 @@ class LLMRouter:
             Whether the answer was found; a rating that comes too late is no error.
 
         Raises:
+            TypeError: The result is neither.
             ValueError: The score is not a number from 0 to 1.
             RouterStateError: Called in another thread than the loop's.
         """
         self._check_thread()
+        if not isinstance(result, (str, ExecutionResult)):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"result must be a result or its request_id, got {shown(result)}")
         return self._feedback.rate(result if isinstance(result, str) else result.request_id, score)
 
     def stream(
@@ -519,7 +524,7 @@ class LLMRouter:
         request = _request_from(query, strategy, fields)
         manner = Manner(mode, width, hedge_after)
         for name, seconds in (("gap_timeout", gap_timeout), ("total_timeout", total_timeout)):
-            if isnan(seconds) or seconds <= 0:
+            if not (is_number(seconds) and seconds > 0):
                 raise ConfigurationError(f"{name} must be above 0 seconds, got {seconds!r}")
         name, selector = self._strategy(request, strategy)
         for whole, streamed in self._stream_selectors:
@@ -551,7 +556,7 @@ class LLMRouter:
             ConfigurationError: It has no `select`, or the name is empty.
         """
         self._check_thread()
-        if not name or not _is_selector(selector):
+        if not name or not is_selector(selector):
             raise ConfigurationError(f"selector {name!r} must have select(), got {selector!r}")
         self._selectors[name] = selector
         if isinstance(selector, OnFeedback):
@@ -632,7 +637,7 @@ class LLMRouter:
         if strategy is None:
             strategy = request.strategy
         if not isinstance(strategy, str):
-            if not _is_selector(strategy):
+            if not is_selector(strategy):
                 raise ConfigurationError(
                     f"strategy must be a name or have select(), got {strategy!r}"
                 )
@@ -702,15 +707,11 @@ def _check_seconds(
     timeout: float, attempt_timeout: float | None, loser_grace: float, drain_timeout: float
 ) -> None:
     for name, seconds in (("timeout", timeout), ("attempt_timeout", attempt_timeout)):
-        if seconds is not None and not (_is_number(seconds) and seconds > 0):
+        if seconds is not None and not (is_number(seconds) and seconds > 0):
             raise ConfigurationError(f"{name} must be above 0 seconds, got {seconds!r}")
     for name, seconds in (("loser_grace", loser_grace), ("drain_timeout", drain_timeout)):
-        if not (_is_number(seconds) and seconds >= 0):
+        if not (is_number(seconds) and seconds >= 0):
             raise ConfigurationError(f"{name} must be 0 or more seconds, got {seconds!r}")
-
-
-def _is_number(given: object) -> bool:
-    return isinstance(given, (int, float))
 
 
 def _cache_of(cache: CacheManager[ExecutionResult] | bool) -> CacheManager[ExecutionResult] | None:
@@ -724,13 +725,32 @@ def _names_strategy(query: object) -> bool:
     return isinstance(query, QueryRequest) and "strategy" in query.model_fields_set
 
 
-def _is_provider(given: Provider | ProviderFactory) -> TypeIs[Provider]:
+def _check_provider(name: object, given: object) -> None:
+    if isinstance(given, type) and not hasattr(given, "__aenter__"):
+        raise ConfigurationError(
+            f"provider {name!r} is the class {given.__name__}, which cannot be entered:"
+            " give an object"
+        )
+    if not _is_provider(given) and not callable(given):
+        raise ConfigurationError(
+            f"provider {name!r} must have complete(call) or be a factory, got {given!r}"
+        )
+
+
+def _made(name: str, factory: ProviderFactory) -> AbstractAsyncContextManager[Provider]:
+    made: object = factory()
+    if isinstance(made, AbstractAsyncContextManager):  # pyright: ignore[reportUnnecessaryIsInstance]
+        return made
+    if isinstance(made, Coroutine):
+        made.close()
+    raise ConfigurationError(
+        f"the factory of provider {name!r} must return an async context manager, got {shown(made)}"
+    )
+
+
+def _is_provider(given: object) -> TypeIs[Provider]:
     # A class has `complete` too, as a function: it is a factory.
     return not isinstance(given, type) and callable(getattr(given, "complete", None))
-
-
-def _is_selector(given: object) -> bool:
-    return not isinstance(given, type) and callable(getattr(given, "select", None))
 
 
 def _closed() -> RouterStateError:

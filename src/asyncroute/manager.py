@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 from contextlib import AsyncExitStack
+from os import PathLike
 from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict, Unpack, final
 
 import anyio.to_thread
 from anyio import CapacityLimiter
 
+from asyncroute._arguments import check_mapping, shown
 from asyncroute._assembly import (
     SIMULATED,
     Providers,
@@ -110,8 +112,15 @@ class LLMRoutingManager:
         providers: Providers | None = None,
         seed: int | None = None,
     ) -> None:
+        if isinstance(config, (str, PathLike)):
+            raise ConfigurationError(
+                f"config must be a mapping or a RouterConfig, got {shown(config)}:"
+                " load_config reads a file"
+            )
         if not isinstance(config, RouterConfig):
+            check_mapping("config", config, "settings")
             config = RouterConfig.from_mapping({"models": DEFAULT_MODELS, **(config or {})})
+        check_mapping("providers", providers, "providers")
         self._given = dict(providers or {})
         self._seed = seed
         self._stack: AsyncExitStack | None = None

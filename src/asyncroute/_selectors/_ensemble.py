@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Sequence
-from math import isfinite
+from math import inf
 from typing import final
 
+from asyncroute._arguments import check_kind, check_several, is_number
 from asyncroute._errors import ConfigurationError
 from asyncroute._inputs import QueryRequest
-from asyncroute._protocols import Candidate, ModelSelector, Ranking
+from asyncroute._protocols import Candidate, ModelSelector, Ranking, is_selector
 from asyncroute._selectors._scored import ranked
 
 __all__ = ("RouterEnsemble",)
@@ -33,9 +34,18 @@ class RouterEnsemble:
     def __init__(
         self, voters: Iterable[tuple[ModelSelector, float]], *, rng: random.Random | None = None
     ) -> None:
+        check_several("voters", voters, "pairs of a selector and its weight")
+        check_kind("rng", rng, random.Random)
         voters = tuple(voters)
-        for selector, weight in voters:
-            if not isfinite(weight) or weight < 0:
+        for voter in voters:
+            if not (isinstance(voter, Sequence) and len(voter) == 2):  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise ConfigurationError(
+                    f"voters must be pairs of a selector and its weight, got {voter!r}"
+                )
+            selector, weight = voter
+            if not is_selector(selector):
+                raise ConfigurationError(f"voters must have select(), got {selector!r}")
+            if not (is_number(weight) and 0 <= weight < inf):
                 raise ConfigurationError(
                     f"weight of {type(selector).__name__} must be 0 or more, got {weight!r}"
                 )

@@ -9,6 +9,7 @@ from functools import partial
 from math import inf
 from typing import final
 
+from asyncroute._arguments import check_kind
 from asyncroute._endpoint import Eligible, Endpoint, Remaining
 from asyncroute._estimate import input_tokens
 from asyncroute._inputs import QueryRequest
@@ -58,7 +59,10 @@ class ScoredSelector(ABC):
         rng: Where ties are decided; of its own by default.
     """
 
+    _rng = random.Random()  # of those whose own `__init__` forgot this one
+
     def __init__(self, *, rng: random.Random | None = None) -> None:
+        check_kind("rng", rng, random.Random)
         self._rng = rng or random.Random()
 
     @abstractmethod

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import random
-from math import isfinite
+from math import inf
 from typing import final
 
+from asyncroute._arguments import is_number
 from asyncroute._errors import ConfigurationError
 from asyncroute._protocols import Candidate
 from asyncroute._selectors._scored import SplitSelector
@@ -133,7 +134,7 @@ class BalancedSelector(SplitSelector):
         super().__init__(rng=rng)
         weights = {"cost": cost, "latency": latency, "quality": quality, "load": load}
         for name, weight in weights.items():
-            if not isfinite(weight) or weight < 0:
+            if not (is_number(weight) and 0 <= weight < inf):
                 raise ConfigurationError(f"weight of {name} must be 0 or more, got {weight!r}")
         total = sum(weights.values())
         if not total:
