@@ -125,7 +125,8 @@ async def test_models_are_asked_for_by_id_or_group() -> None:
 
 async def test_an_unknown_id_is_named() -> None:
     reasons = await refusals(router_over(*models("ab")), models=["gpt-9"])
-    assert reasons == dict.fromkeys("ab", "is not among the models asked for: gpt-9")
+    not_asked = dict.fromkeys("ab", "is not among the models asked for: gpt-9")
+    assert reasons == {**not_asked, "gpt-9": "is no model and no group of this router"}
 
 
 async def test_every_model_has_its_reason() -> None:

@@ -23,6 +23,7 @@ from asyncroute import (
     LLMRoutingManager,
     ModelConfig,
     MoneyBudget,
+    NoEligibleModelError,
     Plan,
     ProviderError,
     Ranking,
@@ -377,3 +378,35 @@ async def test_a_rating_of_no_result_says_what_it_was_given(junk: Any) -> None:
     async with router_of(Scripted()) as router:
         with pytest.raises(TypeError, match=r"a result or its request_id, got (a dict|None)"):
             await router.feedback(junk, 1.0)
+
+
+# Names of models
+
+
+async def test_names_that_no_model_has_are_told() -> None:
+    router = LLMRouter(models("ab"))
+    decision = await router.route("Hello?", models=["a", "c"], exclude=["d"])
+    assert decision.selected_model.model_id == "a"
+    assert set(decision.rejected) == {"b", "c", "d"}
+    assert "- d: is no model and no group of this router" in decision.explain()
+    with pytest.raises(NoEligibleModelError, match="c is no model and no group of this router"):
+        await router.route("Hello?", models=["c"])
+
+
+async def test_groups_and_models_that_are_there_are_not_told_of() -> None:
+    router = LLMRouter([model("a", group="g"), model("b")])
+    decision = await router.route("Hello?", models=["g"], exclude=["b"])
+    assert set(decision.rejected) == {"b"}
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_group_called_like_a_model_outside_of_it_is_refused(order: int) -> None:
+    given = [model("a", group="b"), model("b")][::order]
+    with pytest.raises(
+        ConfigurationError, match="group 'b' of model 'a' is the model_id of another"
+    ):
+        LLMRouter(given)
+
+
+def test_a_group_may_be_called_like_its_first_model() -> None:
+    assert LLMRouter([model("a", group="a"), model("a-eu", group="a")])

@@ -506,7 +506,7 @@ async def test_no_eligible_model_is_a_result_with_its_reasons() -> None:
         "no_eligible_model",
     )
     assert isinstance(result.exception, NoEligibleModelError)
-    assert result.exception.reasons.keys() == set("abc")
+    assert result.exception.reasons.keys() == set("abcx")  # nobody is called x
     with pytest.raises(NoEligibleModelError):
         result.unwrap()
 

@@ -151,6 +151,12 @@ class Decider:
                 endpoints.append(endpoint)
             else:
                 rejected[endpoint.config.model_id] = reason
+        if request.models or request.exclude:
+            # Told, and no error: models are removed while callers still name them.
+            known = {*registry.names()}
+            for name in (*(request.models or ()), *request.exclude):
+                if name not in known:
+                    rejected[name] = "is no model and no group of this router"
         eligible = Eligible(endpoints, rejected, registry.journal)
         self.cache.put(kind, eligible)
         return eligible, False

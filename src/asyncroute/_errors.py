@@ -91,7 +91,8 @@ class NoEligibleModelError(AsyncRouteError):
     """No model may serve this request.
 
     Attributes:
-        reasons: For every model of the router, by id, why it was rejected.
+        reasons: For every model of the router, by id, why it was rejected; also for every name in
+            the request's `models` and `exclude` that no model has.
         retry_after: Seconds until the earliest model is expected back, where only time is missing.
     """
 

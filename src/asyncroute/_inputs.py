@@ -125,7 +125,8 @@ class ModelConfig(BaseModel):
         requests_per_minute: The account's limit in any 60 seconds; None for none.
         tokens_per_minute: The same for tokens, in and out.
         weight: Share in round robin and among equals; 0 never picks it.
-        group: A name that several models serve together; requests may ask for it.
+        group: A name that several models serve together; requests may ask for it. No other
+            model's id, unless that one is in the group.
         quota_group: Models of one quota group share one account: its limits and Retry-After.
         is_available: False takes it out of routing.
         params: Passed to the provider with every call. Left out of reprs and serialised results.
@@ -266,8 +267,9 @@ class QueryRequest(BaseModel):
         max_cost: Dollars that the whole request may be expected to cost, all attempts together.
         max_latency_ms: Expected milliseconds of the answer at most.
         required_quality: Least quality score, 0 to 1.
-        models: Ids or groups to choose among; None for all.
-        exclude: Ids or groups not to be used.
+        models: Ids or groups to choose among; None for all. What no model is called is no error,
+            since models come and go; a decision's `rejected` names it.
+        exclude: Ids or groups not to be used; as for `models`.
         timeout: Seconds for everything: waiting, attempts, fallbacks. None for the router's
             default, `math.inf` for none.
         priority: Higher goes first where requests queue.

@@ -70,6 +70,7 @@ class Registry:
         config = ModelConfig.model_validate(model)
         if config.model_id in self._endpoints:
             raise ConfigurationError(f"model_id {config.model_id!r} is given twice")
+        self._refuse_two_meanings(config)
         lane = self._balancer.add(
             config.model_id,
             slots=config.max_concurrent_requests,
@@ -84,6 +85,19 @@ class Registry:
             journal=self.journal,
         )
         self._changed()
+
+    def _refuse_two_meanings(self, config: ModelConfig) -> None:
+        """Refuse a group that is called like a model outside of it: it means two things.
+
+        Only of a new model: changes go one by one, and may be right in the end.
+        """
+        for endpoint in self._endpoints.values():
+            for one, other in ((config, endpoint.config), (endpoint.config, config)):
+                if one.group == other.model_id != other.group:
+                    raise ConfigurationError(
+                        f"group {one.group!r} of model {one.model_id!r} is the model_id of another"
+                        " model, which is not in that group"
+                    )
 
     def update(self, model_id: str, changes: Mapping[str, Any]) -> None:
         """Change fields of a model; what runs and waits is kept.

@@ -79,7 +79,8 @@ class RoutingDecision(_Traced):
         expected_cost: Dollars the selected model is expected to cost.
         expected_latency_ms: Milliseconds it is expected to take.
         score: Its score, 0 to 1.
-        rejected: For every model not eligible, by id, the reason.
+        rejected: For every model not eligible, by id, the reason; also for every name in the
+            request's `models` and `exclude` that no model has.
         relaxed: Constraints that were dropped to find any model, in order.
         cached: Whether the eligible set came from the decision cache.
     """
