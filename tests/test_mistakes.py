@@ -31,8 +31,10 @@ from asyncroute import (
     ScoredSelector,
 )
 from asyncroute.exporters import LoggingObserver
+from asyncroute.providers import OpenAICompatibleProvider, SimulatedProvider, Simulation
 from support import Scripted, model, models, router_of
 
+URL = {"base_url": "http://localhost/v1"}
 ONCE = FallbackStrategy(max_retries=0)
 
 
@@ -313,6 +315,16 @@ def test_a_chain_that_names_a_group_is_refused() -> None:
         (ModelConfig.from_catalog, {"name": None}, "name must be provider and model, .* got None"),
         (LLMRoutingManager, {"config": "a.json"}, "config must be a mapping or .* load_config rea"),
         (LLMRoutingManager, {"config": 3}, "config must be a mapping of settings by name, got a i"),
+        (Simulation, {"latency": "1"}, "latency must be 0 or more, and finite; got '1'"),
+        (Simulation, {"failure_rate": "1"}, "failure_rate must be a share from 0 to 1; got '1'"),
+        (SimulatedProvider, {"models": ["a"]}, "models must be a mapping of Simulations by model"),
+        (SimulatedProvider, {"models": {"a": {}}}, r"models\['a'\] must be a Simulation, got {}"),
+        (OpenAICompatibleProvider, {"base_url": None}, "base_url must be a text, got None"),
+        (OpenAICompatibleProvider, {**URL, "api_key": 3}, "api_key must be a text, got a int"),
+        (OpenAICompatibleProvider, {**URL, "headers": ["x"]}, "headers must be a mapping of val"),
+        (OpenAICompatibleProvider, {**URL, "headers": {"x": 3}}, "header 'x': its value must be a"),
+        (LoggingObserver, {"logger": "app"}, "logger must be a logging.Logger, got 'app'"),
+        (LoggingObserver, {"level": "INFO"}, "level must be a number, as logging.INFO, got 'INFO'"),
         (LLMRoutingManager, {"providers": [Scripted()]}, "providers must be a mapping of provid"),
     ],
 )
@@ -410,3 +422,60 @@ def test_a_group_called_like_a_model_outside_of_it_is_refused(order: int) -> Non
 
 def test_a_group_may_be_called_like_its_first_model() -> None:
     assert LLMRouter([model("a", group="a"), model("a-eu", group="a")])
+
+
+@pytest.mark.parametrize("model_id", ["c", model("a")])
+def test_a_model_that_is_not_there_is_named(model_id: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"no model .*; known are: a, b"):
+        LLMRouter(models("ab")).remove_model(model_id)
+
+
+def test_a_selector_is_registered_under_a_text() -> None:
+    with pytest.raises(ConfigurationError, match="name of a selector must be a text, got 3"):
+        LLMRouter(models(), selectors={3: CostOptimizedSelector()})  # type: ignore[dict-item]
+
+
+class Plain:
+    def select(self, request: object, candidates: Any, /) -> Ranking:
+        return Ranking.in_order(candidates)
+
+
+class Narrow:
+    async def select(self, request: object, /) -> None: ...
+
+
+@pytest.mark.parametrize("selector", [Plain(), Narrow()], ids=["plain", "narrow"])
+async def test_a_selector_that_cannot_be_awaited_is_told_what_to_write(selector: Any) -> None:
+    expected = f"{type(selector).__name__} must have `async def select"
+    with pytest.raises(TypeError, match=expected):
+        await LLMRouter(models()).route("Hello?", strategy=selector)
+
+
+async def test_what_a_selector_raises_is_not_taken_for_its_signature() -> None:
+    class Selects:
+        async def select(self, request: object, candidates: Any, /) -> Ranking:
+            raise TypeError("my own")
+
+    with pytest.raises(TypeError, match=r"^my own$"):
+        await LLMRouter(models()).route("Hello?", strategy=Selects())
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"test_queries": "Hello?"}, "test_queries must be a list of texts .* got a str"),
+        ({"test_queries": None}, "test_queries must be a list of texts .* got None"),
+        ({"test_queries": [3]}, "test_queries must be texts or mappings .* got a int"),
+        (
+            {"test_queries": ["a"], "iterations": "3"},
+            "got 1 queries, iterations='3'",
+        ),
+        (
+            {"test_queries": ["a"], "iterations": 1.5},
+            r"got 1 queries, iterations=1\.5",
+        ),
+    ],
+)
+async def test_what_cannot_be_benchmarked_is_named(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        await LLMRoutingManager().benchmark_strategies(**given)

@@ -57,7 +57,7 @@ class Decider:
         # A day: what would make a set wrong clears it, and a large one takes long to make.
         self.cache: CacheManager[Eligible] = CacheManager(ttl=86400.0)
 
-    async def decide(
+    async def decide(  # noqa: C901 - in one frame, since it is on the way of every request
         self, request: QueryRequest, strategy: str, selector: ModelSelector, now: float
     ) -> Choice:
         """Choose among the models.
@@ -92,7 +92,10 @@ class Decider:
                 candidates, later, held_back = eligible.without(rejected, away), (*away,), _NOBODY
             elif not candidates:
                 candidates, later = eligible.without(rejected), ()
-        ranking = await selector.select(request, candidates)
+        try:
+            ranking = await selector.select(request, candidates)
+        except TypeError as error:
+            raise _selecting_error(error, strategy)  # noqa: B904 - which has its cause
         captured = getattr(ranking, "captured", None)
         if captured is None:
             captured = _captured(strategy, ranking, candidates)
@@ -319,6 +322,15 @@ def _over_limit(endpoint: Endpoint, request: QueryRequest, tokens_in: int) -> st
 
 def _by_id(rejected: Mapping[Endpoint, str]) -> dict[str, str]:
     return {endpoint.config.model_id: reason for endpoint, reason in rejected.items()}
+
+
+def _selecting_error(error: TypeError, strategy: str) -> TypeError:
+    """Say what to write, where a selector could not be called or awaited; else leave its error."""
+    if error.__traceback__ is None or error.__traceback__.tb_next is not None:
+        return error
+    told = TypeError(f"{strategy} must have `async def select(self, request, candidates)`: {error}")
+    told.__cause__ = error
+    return told
 
 
 def _captured(

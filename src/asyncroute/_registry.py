@@ -165,7 +165,7 @@ class Registry:
     def __getitem__(self, model_id: str) -> Endpoint:
         try:
             return self._endpoints[model_id]
-        except KeyError:
+        except (KeyError, TypeError):  # a model in place of its id has no hash
             known = ", ".join(self._endpoints) or "none"
             raise ConfigurationError(f"no model {model_id!r}; known are: {known}") from None
 

@@ -556,7 +556,9 @@ class LLMRouter:
             ConfigurationError: It has no `select`, or the name is empty.
         """
         self._check_thread()
-        if not name or not is_selector(selector):
+        if not (isinstance(name, str) and name):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ConfigurationError(f"name of a selector must be a text, got {name!r}")
+        if not is_selector(selector):
             raise ConfigurationError(f"selector {name!r} must have select(), got {selector!r}")
         self._selectors[name] = selector
         if isinstance(selector, OnFeedback):

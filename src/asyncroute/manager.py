@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict, Unpack, final
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict, Unpack, final
 import anyio.to_thread
 from anyio import CapacityLimiter
 
-from asyncroute._arguments import check_mapping, shown
+from asyncroute._arguments import check_mapping, check_several, is_whole, shown
 from asyncroute._assembly import (
     SIMULATED,
     Providers,
@@ -29,7 +30,7 @@ from asyncroute.providers import SimulatedProvider
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
     from types import TracebackType
 
     from asyncroute._inputs import Message
@@ -275,8 +276,9 @@ class LLMRoutingManager:
             ConfigurationError: No queries, or less than one iteration.
             ValidationError: A query has a bad value (pydantic's).
         """
+        check_several("test_queries", test_queries, "texts or mappings of a request's fields")
         requests = [_request(query) for query in test_queries]
-        if not requests or iterations < 1:
+        if not requests or not (is_whole(iterations) and iterations >= 1):
             raise ConfigurationError(
                 "a benchmark needs at least one query and one iteration; "
                 f"got {len(requests)} queries, iterations={iterations!r}"
@@ -401,4 +403,10 @@ class LLMRoutingManager:
 
 
 def _request(query: Mapping[str, Any] | str) -> QueryRequest:
-    return QueryRequest(query=query) if isinstance(query, str) else QueryRequest(**query)
+    if isinstance(query, str):
+        return QueryRequest(query=query)
+    if not isinstance(query, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ConfigurationError(
+            f"test_queries must be texts or mappings of a request's fields, got {shown(query)}"
+        )
+    return QueryRequest(**query)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any, cast, final
 
+from asyncroute._errors import ConfigurationError
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -48,6 +50,10 @@ class LoggingObserver:
         level: int = logging.INFO,
         log_prompts: bool = False,
     ) -> None:
+        if logger is not None and not hasattr(logger, "isEnabledFor"):
+            raise ConfigurationError(f"logger must be a logging.Logger, got {logger!r}")
+        if not isinstance(level, int):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ConfigurationError(f"level must be a number, as logging.INFO, got {level!r}")
         self._logger = logger or logging.getLogger("asyncroute.requests")
         self._level = level
         self._with_prompts = log_prompts

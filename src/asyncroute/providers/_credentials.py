@@ -28,6 +28,8 @@ def key_of(api_key: str | None, variable: str | None) -> str | None:
         api_key = os.environ.get(variable, "").strip()
         if not api_key:
             raise ConfigurationError(f"api_key_env: the variable {variable!r} is not set")
+    if api_key is not None and not isinstance(api_key, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ConfigurationError(f"api_key must be a text, got a {type(api_key).__name__}")
     key = api_key.strip() if api_key else None
     if key:
         check_header("Authorization", key)
@@ -53,6 +55,8 @@ def check_header(name: str, value: str) -> None:
     Raises:
         ConfigurationError: It cannot.
     """
+    if not isinstance(value, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ConfigurationError(f"header {name!r}: its value must be a text")
     if not (name and value.isascii() and value.isprintable()):
         raise ConfigurationError(f"header {name!r}: its value has characters a header cannot carry")
 

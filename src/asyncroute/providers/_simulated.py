@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any, ClassVar, Literal, cast, final
 
+from asyncroute._arguments import check_kind, check_mapping, is_number
 from asyncroute._errors import (
     ConfigurationError,
     ContentRefusedError,
@@ -73,10 +74,11 @@ class Simulation:
     def __post_init__(self) -> None:
         for field in ("latency", "sigma", "retry_after"):
             value: float | None = getattr(self, field)
-            _check(field, value, value is None or 0 <= value < math.inf, "0 or more, and finite")
+            holds = value is None or (is_number(value) and 0 <= value < math.inf)
+            _check(field, value, holds, "0 or more, and finite")
         for field in ("first_token", "stall_rate", *_FAULT_RATES):
             share: float = getattr(self, field)
-            _check(field, share, 0 <= share <= 1, "a share from 0 to 1")
+            _check(field, share, is_number(share) and 0 <= share <= 1, "a share from 0 to 1")
         least, most = self.stall
         _check("stall", self.stall, 0 <= least <= most < math.inf, "(least, most) seconds")
         fewest, largest = _span(self.output_tokens)
@@ -150,6 +152,13 @@ class SimulatedProvider:
         default: Simulation | None = None,
         models: Mapping[str, Simulation] | None = None,
     ) -> None:
+        check_kind("default", default, Simulation)
+        check_mapping("models", models, "Simulations", by="model id")
+        for model_id, simulation in (models or {}).items():
+            if not isinstance(simulation, Simulation):  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise ConfigurationError(
+                    f"models[{model_id!r}] must be a Simulation, got {simulation!r}"
+                )
         self._seed = seed
         self._default = default or Simulation()
         self._models = dict(models or {})

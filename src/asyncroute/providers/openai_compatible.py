@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, final
 
 import httpx2
 
+from asyncroute._arguments import check_mapping, shown
 from asyncroute._errors import BadRequestError, ConfigurationError, ProviderError
 from asyncroute.providers._chat_completions import StreamedChat, body_of, read_completion
 from asyncroute.providers._clients import new_client, timeouts
@@ -79,6 +80,9 @@ class OpenAICompatibleProvider:
         stream_usage: bool = True,
         done_marker: bool = True,
     ) -> None:
+        if not isinstance(base_url, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ConfigurationError(f"base_url must be a text, got {shown(base_url)}")
+        check_mapping("headers", headers, "values")
         address = _address(base_url)
         api_key = key_of(api_key, api_key_env)
         own_headers = {**_authorization(address, api_key), **(headers or {})}
