@@ -133,7 +133,7 @@ class Plan:
 
     Attributes:
         stagger: Seconds between the starts of attempts: inf is a fallback chain, 0 a race.
-        width: At most so many models.
+        width: At most so many models; a vote that they do not decide asks further ones.
         accept: For a cascade: whether an answer is good enough; else the next model is asked.
         quorum: For a vote: so many agreeing answers win; None for the first answer.
         agree: For a vote: whether two answers say the same; None compares normalised text.
