@@ -378,7 +378,7 @@ MUTANTS = (
         "forgotten probe keeps all others out",
         "_health",
         "        if permit is self._probe:\n            self._probe = None\n",
-        "        if permit is self._probe:\n",
+        "",
         "test_health.py",
     ),
     Mutant(

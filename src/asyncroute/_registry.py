@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, final
 
 from asyncroute._admission import LoadBalancer, QuotaLimits
@@ -60,17 +60,23 @@ class Registry:
         self.version = 0
         self.providers: Mapping[str, Provider] = {}
 
-    def add(self, model: ModelConfig | Mapping[str, Any]) -> None:
-        """Add a model.
+    def add(self, *models: ModelConfig | Mapping[str, Any]) -> None:
+        """Add models.
 
         Raises:
-            ConfigurationError: There is one of this id, or its quota group has other limits.
+            ConfigurationError: There is one of this id, a group means two things, or a quota group
+                has other limits.
             ValidationError: A value of a mapping is bad.
         """
-        config = ModelConfig.model_validate(model)
+        configs = [ModelConfig.model_validate(model) for model in models]
+        self._refuse_two_meanings(configs)
+        for config in configs:
+            self._enter(config)
+        self._changed()
+
+    def _enter(self, config: ModelConfig) -> None:
         if config.model_id in self._endpoints:
             raise ConfigurationError(f"model_id {config.model_id!r} is given twice")
-        self._refuse_two_meanings(config)
         lane = self._balancer.add(
             config.model_id,
             slots=config.max_concurrent_requests,
@@ -84,20 +90,23 @@ class Registry:
             metrics=self._metrics.for_model(config.model_id),
             journal=self.journal,
         )
-        self._changed()
 
-    def _refuse_two_meanings(self, config: ModelConfig) -> None:
+    def _refuse_two_meanings(self, added: Sequence[ModelConfig]) -> None:
         """Refuse a group that is called like a model outside of it: it means two things.
 
-        Only of a new model: changes go one by one, and may be right in the end.
+        Only of new models: changes go one by one, and may be right in the end.
         """
-        for endpoint in self._endpoints.values():
-            for one, other in ((config, endpoint.config), (endpoint.config, config)):
-                if one.group == other.model_id != other.group:
-                    raise ConfigurationError(
-                        f"group {one.group!r} of model {one.model_id!r} is the model_id of another"
-                        " model, which is not in that group"
-                    )
+        new = {config.model_id for config in added}
+        configs = [*(endpoint.config for endpoint in self), *added]
+        groups = {config.model_id: config.group for config in configs}
+        for config in configs:
+            group = config.group
+            is_new = config.model_id in new or group in new
+            if group is not None and is_new and groups.get(group, group) != group:
+                raise ConfigurationError(
+                    f"group {group!r} of model {config.model_id!r} is the model_id of another"
+                    " model, which is not in that group"
+                )
 
     def update(self, model_id: str, changes: Mapping[str, Any]) -> None:
         """Change fields of a model; what runs and waits is kept.

@@ -144,8 +144,7 @@ class LLMRouter:
             adaptive=adaptive_concurrency,
         )
         self._registry = Registry(self._balancer, self._metrics, self._health, rng)
-        for model in models:
-            self._registry.add(model)
+        self._registry.add(*models)
         if not len(self._registry):
             raise ConfigurationError("models must not be empty; got []")
         self._fallback = fallback or FallbackStrategy()
