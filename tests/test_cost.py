@@ -222,6 +222,13 @@ async def test_a_call_takes_no_more_calls_of_functions_than_it_needs(name: str) 
     assert max(taken) <= CEILINGS[name]
 
 
+def test_a_router_of_many_models_is_made_in_one_pass() -> None:
+    few, many = models(map(str, range(50))), models(map(str, range(400)))
+    LLMRouter(few)  # what is done once only is done by now
+    of_few = functions_called(lambda: LLMRouter(few))
+    assert functions_called(lambda: LLMRouter(many)) <= 10 * of_few
+
+
 async def test_a_call_in_flight_holds_no_more_memory_blocks_than_it_needs() -> None:
     provider = Instant()
     async with with_every_feature(provider, metrics_window=20) as router:
