@@ -583,8 +583,8 @@ MUTANTS = (
     Mutant(
         "the first shelf is taken for the best",
         "_selectors/_index",
-        "            if bound < highest:\n                break\n            equals",
-        "            if equals:\n                break\n            equals",
+        "            if bound < highest:\n                break\n            sizes",
+        "            if equals:\n                break\n            sizes",
         "test_index.py",
     ),
     Mutant(
@@ -632,8 +632,8 @@ MUTANTS = (
     Mutant(
         "turns of those set aside are made up for",
         "_selectors/_round_robin",
-        "            if not away or self._endpoints[place] not in away:\n",
-        "            if True:\n",
+        "            self._due[each] = again = self._time + self._strides[each]\n",
+        "            again = self._due[each]\n",
         "test_selectors.py",
     ),
     # A loop that was blocked

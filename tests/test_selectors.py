@@ -337,6 +337,20 @@ def test_turns_of_very_many_follow_weights() -> None:
     assert all("a" in taken[i : i + 3] for i in range(198))
 
 
+async def test_a_turn_of_next_to_no_weight_is_found_at_once_where_the_others_are_set_aside() -> (
+    None
+):
+    router = registry(*(model(f"m{i}") for i in range(40)), model("last", weight=1e-9))
+    eligible = Eligible(tuple(router), {}, router.journal)
+    selector, last = RoundRobinSelector(), router["last"]
+    others = eligible.without({endpoint for endpoint in router if endpoint is not last})
+    for _ in range(3):
+        ranking = await selector.select(HELLO, others)
+        assert ranking.candidates[ranking.best()] is last
+    ranking = await selector.select(HELLO, eligible)
+    assert ranking.candidates[ranking.best()] is not last
+
+
 async def test_one_of_very_many_that_is_set_aside_is_passed_over() -> None:
     async with LLMRouter([model(f"m{i}") for i in range(40)], {"default": Scripted()}) as router:
         endpoint, at = router._registry["m0"], asyncio.get_running_loop().time()

@@ -75,6 +75,11 @@ class Journal:
         self.slowest = 0.0
         self.troubled: set[Endpoint] = set()
 
+    def note(self, endpoint: Endpoint) -> None:
+        """Say that something that scores depend on has changed."""
+        self.changes.append(endpoint)
+        self.end += 1
+
     def since(self, place: int, most: int) -> Iterable[Endpoint] | None:
         """Return what has changed since a place; some more than once.
 
@@ -236,9 +241,7 @@ class Endpoint:
         self.assigned = assigned = self.assigned + 1
         self.load = assigned / self.slots
         self.is_learning = assigned >= _LEARNING_AT_ONCE and self.metrics.recent[1] < _PRIOR_SAMPLES
-        journal = self.journal
-        journal.changes.append(self)
-        journal.end += 1
+        self.journal.note(self)
 
     def unassign(self, *, is_news: bool) -> None:
         """Count it off: it is over, or goes elsewhere.
@@ -251,10 +254,8 @@ class Endpoint:
             self.learn()
             return
         self.load = assigned / self.slots
-        journal = self.journal
-        journal.unlearned.add(self)
-        journal.changes.append(self)
-        journal.end += 1
+        self.journal.unlearned.add(self)
+        self.journal.note(self)
 
     def learn(self) -> None:
         """Take up what the metrics say now.
@@ -285,8 +286,7 @@ class Endpoint:
             journal.longest_output = usual
         if latency > journal.slowest:
             journal.slowest = latency
-        journal.changes.append(self)
-        journal.end += 1
+        journal.note(self)
 
     def heed(self, now: float) -> None:
         """Take up what health says now. Called whenever it may have changed for the worse."""

@@ -13,6 +13,7 @@ import random
 from bisect import bisect_left, insort
 from collections.abc import Callable, Collection, Sequence
 from math import frexp, inf
+from operator import itemgetter
 from typing import TypeAlias, final, overload
 
 from asyncroute._endpoint import Eligible, Endpoint, View
@@ -28,6 +29,13 @@ price of a token in, the usual number of tokens out and the price of a token out
 _Entry: TypeAlias = tuple[float, float, float, float, int]
 """On a shelf, the best last: the state's score, the price of a token in negated, the load negated,
 a lot, the place."""
+
+_Kind: TypeAlias = tuple[int, int, int]
+"""What those on a shelf share: the binary exponents of a token's price in, of a quarter of the
+usual tokens out, and of a token's price out."""
+
+_ANY: _Kind = (0, 0, 0)
+"""Where the cost does not count."""
 
 _MOST_EQUAL = 4
 """Equally good endpoints that are found: the least loaded of those with the same state and prices,
@@ -113,20 +121,18 @@ class Index:
         self._catch_up()
         weight = self._weight
         shelves = [
-            (shelf.entries[-1][0] + weight / (1.0 + tokens_in * shelf.price_in + rest), rest, i)
-            for i, shelf in enumerate(self._shelves.values())
+            (shelf.entries[-1][0] + weight / (1.0 + tokens_in * shelf.price_in + rest), rest, shelf)
+            for shelf in self._shelves.values()
             for rest in ((shelf.usual if shelf.usual < longest else longest) * shelf.price_out,)
         ]
-        shelves.sort(reverse=True)
-        listed = list(self._shelves.values())
+        shelves.sort(key=itemgetter(0), reverse=True)
         equals: list[int] = []
         highest = -1.0
-        for bound, rest, i in shelves:
+        for bound, rest, shelf in shelves:
             if bound < highest:
                 break
-            equals, highest = self._best_on(
-                listed[i], (tokens_in, longest, rest), away, equals, highest
-            )
+            sizes = (tokens_in, longest, rest)
+            equals, highest = self._best_on(shelf, sizes, away, equals, highest)
         if len(equals) > 1:
             self._lay(equals[0], self._parts[equals[0]])  # next time it is the turn of another
         return equals, highest
@@ -201,13 +207,6 @@ class Index:
             shelf = self._shelves[kind] = _Shelf()
         shelf.hold(entry, part)
         return kind, entry
-
-
-_Kind: TypeAlias = tuple[int, int, int]
-"""What those on a shelf share: the binary exponents of a token's price in, of a quarter of the
-usual tokens out, and of a token's price out."""
-
-_ANY: _Kind = (0, 0, 0)
 
 
 def _kind_of(part: Part) -> _Kind:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from heapq import heapify, heapreplace
+from heapq import heapify, heappop, heappush, heapreplace
 from typing import final
 
 from asyncroute._endpoint import Eligible, Endpoint, Remaining
@@ -104,16 +104,18 @@ class _Turns:
     def take(self, away: Collection[Endpoint]) -> int:
         """Take the turn of the one that is due first; return its place.
 
-        The turns of those that are away pass, and are not made up for.
+        The turns of those that are away pass, and are not made up for. One must not be away.
         """
-        heap = self._heap
-        while True:
-            due, place = heap[0]
-            self._time = due
-            self._due[place] = again = due + self._strides[place]
-            heapreplace(heap, (again, place))
-            if not away or self._endpoints[place] not in away:
-                return place
+        heap, passed = self._heap, list[int]()
+        while away and self._endpoints[heap[0][1]] in away:
+            passed.append(heappop(heap)[1])
+        self._time, place = heap[0]
+        self._due[place] = again = self._time + self._strides[place]
+        heapreplace(heap, (again, place))
+        for each in passed:
+            self._due[each] = again = self._time + self._strides[each]
+            heappush(heap, (again, each))
+        return place
 
     def nearness(self, endpoint: Endpoint) -> float:
         """Score an endpoint, from 0 to 1: the sooner it is due, the higher."""
