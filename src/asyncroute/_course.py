@@ -10,7 +10,7 @@ from asyncroute._endpoint import Endpoint, View, scaled_latency
 from asyncroute._errors import ConfigurationError, ProviderError
 from asyncroute._inputs import ModelConfig, QueryRequest
 from asyncroute._protocols import Call, Ranking
-from asyncroute._results import CandidateView, RoutingDecision, Undecided
+from asyncroute._results import CandidateView
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -24,7 +24,7 @@ __all__ = ("Choice", "Course", "Listener")
 
 
 @final
-class Choice(Undecided):
+class Choice:
     """What deciding came to: whom to try, and what that was decided from, as it was then.
 
     It is the decision and its trace, made of values and shaped when somebody asks: shaping costs a
@@ -110,13 +110,12 @@ class Choice(Undecided):
 
     # Explaining: `Trace`
 
-    def decision(self) -> RoutingDecision:
-        """The decision for the user, whose trace this is."""
+    def facts(self) -> tuple[Any, ...]:
+        """The fields of the decision, but for its fallbacks."""
         ranking = self.ranking
         config, latency, usual, price_in, price_out = self._view
-        longest = self.request.max_tokens
-        tokens_out = usual if longest is None or usual < longest else longest
-        decision = RoutingDecision(
+        tokens_out = min(usual, self.request.max_tokens or inf)
+        return (
             self._asked,
             self._strategy,
             config,
@@ -128,8 +127,6 @@ class Choice(Undecided):
             self._relaxed,
             self._cached,
         )
-        decision.trace = self
-        return decision
 
     def candidates(self) -> tuple[CandidateView, ...]:
         """The candidates as they looked when deciding, best first."""

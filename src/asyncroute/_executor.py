@@ -23,6 +23,7 @@ from asyncroute._errors import (
 from asyncroute._judge import Everything
 from asyncroute._modes import SEQUENTIAL, Manner, staggered
 from asyncroute._outcome import answered, failed, refused, reported, reports, streamed
+from asyncroute._results import decided
 from asyncroute._stagger import Stagger
 from asyncroute._stream import OpenStream
 from asyncroute._stream_try import StreamTry
@@ -289,7 +290,7 @@ class Executor:
             if winner is None and course.is_closed:
                 raise RouterStateError("the router was closed while the stream was opened")
             if isinstance(winner, StreamTry):
-                return OpenStream(course, winner, choice.decision())
+                return OpenStream(course, winner, decided(choice))
             result = failed(course, self.new_id(), self.runtime.now())
         except BaseException:
             self._tell_attempts(course)

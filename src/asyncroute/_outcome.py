@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from asyncroute._errors import (
     AllAttemptsFailedError,
@@ -12,7 +12,7 @@ from asyncroute._errors import (
     ProviderError,
     StreamInterruptedError,
 )
-from asyncroute._results import ExecutionResult
+from asyncroute._results import ExecutionResult, decided
 from asyncroute._values import Attempt, Outcome
 
 if TYPE_CHECKING:
@@ -67,15 +67,11 @@ def answered(course: Course, winner: Try, request_id: str, now: float) -> Execut
         completion.finish_reason,
         completion.tool_calls,
         attempts,
-        _decided(course),
+        decided(course.choice),
         False,
         winner.is_simulated,
         request_id,
     )
-
-
-def _decided(course: Course) -> Any:
-    return course.choice  # shaped when read
 
 
 def failed(course: Course, request_id: str, now: float) -> ExecutionResult:
@@ -94,7 +90,7 @@ def failed(course: Course, request_id: str, now: float) -> ExecutionResult:
         error=str(error),
         error_kind=error.kind,
         attempts=attempts,
-        decision=_decided(course),
+        decision=decided(course.choice),
         simulated=last is not None and last.is_simulated,
         request_id=request_id,
     )
@@ -137,7 +133,7 @@ def streamed(course: Course, attempt: StreamTry, request_id: str, now: float) ->
         finish_reason=None if completion is None else completion.finish_reason,
         tool_calls=() if completion is None else completion.tool_calls,
         attempts=reports(course, attempt, now),
-        decision=_decided(course),
+        decision=decided(course.choice),
         simulated=attempt.is_simulated,
         request_id=request_id,
     )
@@ -195,7 +191,7 @@ def reported(course: Course, attempt: Try, request_id: str, now: float) -> Execu
         finish_reason=None if completion is None else completion.finish_reason,
         tool_calls=() if completion is None else completion.tool_calls,
         attempts=(report,),
-        decision=_decided(course),
+        decision=decided(course.choice),
         simulated=attempt.is_simulated,
         request_id=request_id,
     )

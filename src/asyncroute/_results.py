@@ -7,16 +7,15 @@ a decision was made from) sits in a base class's slot, out of the way of seriali
 from __future__ import annotations
 
 import textwrap
-from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any, NamedTuple, Protocol, final
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, final
 
 from asyncroute._errors import AsyncRouteError
 from asyncroute._inputs import ModelConfig, QueryRequest
 from asyncroute._values import Attempt, Usage
 
-__all__ = ("CandidateView", "ExecutionResult", "RoutingDecision", "Trace", "Undecided")
+__all__ = ("CandidateView", "ExecutionResult", "RoutingDecision", "Trace", "decided")
 
 
 class CandidateView(NamedTuple):
@@ -38,27 +37,21 @@ class CandidateView(NamedTuple):
 class Trace(Protocol):
     """What a decision was made from: values captured when deciding, shaped when somebody asks."""
 
-    def candidates(self) -> tuple[CandidateView, ...]:
-        """The candidates, best first."""
+    def facts(self) -> tuple[Any, ...]:
+        """All fields of the decision in their order, but for `fallback_models`, which are None."""
         ...
 
     def fallbacks(self) -> tuple[ModelConfig, ...]:
         """The models that follow the best one, in order."""
         ...
 
+    def candidates(self) -> tuple[CandidateView, ...]:
+        """The candidates, best first."""
+        ...
+
     def votes(self) -> Mapping[str, Mapping[str, float]]:
         """For an ensemble: each voter's scores by model id; else empty."""
         ...
-
-
-class Undecided(ABC):
-    """A decision that is shaped when somebody reads it."""
-
-    __slots__ = ()
-
-    @abstractmethod
-    def decision(self) -> RoutingDecision:
-        """Shape it."""
 
 
 class _Traced:
@@ -67,7 +60,7 @@ class _Traced:
 
 
 @final
-@dataclass(slots=True, init=False)
+@dataclass(slots=True)
 class RoutingDecision(_Traced):
     """Which model was chosen for a request, and why.
 
@@ -96,30 +89,19 @@ class RoutingDecision(_Traced):
     relaxed: tuple[str, ...] = ()
     cached: bool = False
 
-    def __init__(  # noqa: PLR0913 - its fields
-        self,
-        request: QueryRequest,
-        strategy: str,
-        selected_model: ModelConfig,
-        fallback_models: Sequence[ModelConfig] | None,
-        expected_cost: float,
-        expected_latency_ms: float,
-        score: float,
-        rejected: Mapping[str, str],
-        relaxed: tuple[str, ...] = (),
-        cached: bool = False,
-    ) -> None:
-        self.request = request
-        self.strategy = strategy
-        self.selected_model = selected_model
-        if fallback_models is not None:  # else they are made of the trace: see `_ShapedOnRead`
-            self.fallback_models = fallback_models
-        self.expected_cost = expected_cost
-        self.expected_latency_ms = expected_latency_ms
-        self.score = score
-        self.rejected = rejected
-        self.relaxed = relaxed
-        self.cached = cached
+    if not TYPE_CHECKING:  # else no misspelt attribute would be told of
+
+        def __getattr__(self, name: str) -> Any:
+            """Shape a field that was not read before: see `decided`."""
+            if name not in _FIELDS:
+                raise AttributeError(f"a RoutingDecision has no {name!r}")
+            trace = _trace_slot.__get__(self)
+            if name == "fallback_models":  # takes sorting, and is asked for by itself
+                value = trace.fallbacks()
+            else:
+                value = trace.facts()[_FIELDS.index(name)]
+            setattr(self, name, value)
+            return value
 
     @property
     def candidates(self) -> tuple[CandidateView, ...]:
@@ -191,6 +173,9 @@ class _Shaped(NamedTuple):
 
     seen: tuple[CandidateView, ...]
     voted: Mapping[str, Mapping[str, float]]
+
+    def facts(self) -> tuple[Any, ...]:
+        return ()  # the decision was given them
 
     def candidates(self) -> tuple[CandidateView, ...]:
         return self.seen
@@ -292,46 +277,15 @@ def _wrapped(text: str) -> str:
     return textwrap.fill(text, width=80, subsequent_indent="    ")
 
 
-class _ShapedOnRead:
-    """A field whose value is made of the trace when somebody reads it.
+_FIELDS = tuple(field.name for field in fields(RoutingDecision))
+_trace_slot: Any = _Traced.trace
 
-    Sorting and listing the fallbacks costs a fifth of a whole decision, and is hardly ever read.
+
+def decided(trace: Trace) -> RoutingDecision:
+    """Make the decision whose trace this is, with fields that are shaped when they are read.
+
+    Shaping them costs a tenth of a whole request, and they are hardly ever read.
     """
-
-    def __init__(self, slot: Any) -> None:
-        self._slot = slot
-
-    def __get__(self, decision: RoutingDecision | None, owner: type | None = None) -> Any:
-        if decision is None:
-            return self
-        try:
-            return self._slot.__get__(decision, owner)
-        except AttributeError:  # not set yet
-            value = decision.trace.fallbacks()
-            self._slot.__set__(decision, value)
-            return value
-
-    def __set__(self, decision: RoutingDecision, value: Any) -> None:
-        self._slot.__set__(decision, value)
-
-
-RoutingDecision.fallback_models = _ShapedOnRead(RoutingDecision.fallback_models)  # pyright: ignore[reportAttributeAccessIssue]
-
-_decision_slot: Any = ExecutionResult.decision
-
-
-def _decision_of(result: ExecutionResult) -> RoutingDecision | None:
-    """Shape the decision of a result when it is read for the first time: hardly ever.
-
-    Until then there is what makes it by its `decision()`: a tenth of a whole request.
-    """
-    made = _decision_slot.__get__(result)
-    if not isinstance(made, Undecided):
-        return made
-    decision = made.decision()
-    _decision_slot.__set__(result, decision)
+    decision = object.__new__(RoutingDecision)
+    decision.trace = trace
     return decision
-
-
-# A property sets by a call in C, where a descriptor of ours would take one in Python.
-ExecutionResult.decision = property(_decision_of, _decision_slot.__set__)  # pyright: ignore[reportAttributeAccessIssue]

@@ -32,7 +32,7 @@ from asyncroute._modes import SEQUENTIAL, Manner, Mode, manner_of
 from asyncroute._observers import Observers
 from asyncroute._protocols import Accept, ModelSelector, Observer, OnFeedback, Provider, is_selector
 from asyncroute._registry import Registry
-from asyncroute._results import ExecutionResult, RoutingDecision
+from asyncroute._results import ExecutionResult, RoutingDecision, decided
 from asyncroute._runtime import Runtime
 from asyncroute._selectors import (
     BalancedSelector,
@@ -316,7 +316,7 @@ class LLMRouter:
         executor = self._executor
         now = asyncio.get_running_loop().time() if executor is None else executor.runtime.now()
         choice = await self._decider.decide(request, name, selector, now)
-        return choice.decision()
+        return decided(choice)
 
     async def execute(
         self,
