@@ -257,7 +257,7 @@ class Try(Interruptible):
         budgets = runtime.budgets
         if budgets is not None:
             self._reservation = budgets.reserve(
-                endpoint.config.model_id, self.call.request.metadata, self.expected_cost, now
+                endpoint.model_id, self.call.request.metadata, self.expected_cost, now
             )
         self._grant = endpoint.lane.try_acquire(self._tokens, now)
         if self._grant is None:
@@ -286,7 +286,7 @@ class Try(Interruptible):
         available_at = endpoint.health.available_at(now)
         if available_at > now and self._permit and not self._permit.is_probe:
             raise OverloadedError(
-                f"{endpoint.config.model_id} was set aside while the request was queued",
+                f"{endpoint.model_id} was set aside while the request was queued",
                 retry_after=available_at - now if available_at < inf else None,
             )
         self.sent_at = now
@@ -363,7 +363,7 @@ class Try(Interruptible):
         self.stopped_by = why
         if why == "timed_out":
             waited = self.call.deadline - (self.sent_at or self.started_at)
-            model_id = self.endpoint.config.model_id
+            model_id = self.endpoint.model_id
             self.error = AttemptTimeoutError(f"no answer within {waited:.3g} s", model_id=model_id)
         self._request.has_stopped(self)
 
@@ -377,7 +377,7 @@ class Try(Interruptible):
 
     def _failed(self, error: BaseException) -> None:
         """Note what went wrong, unless it is only how the provider took being given up."""
-        model_id = self.endpoint.config.model_id
+        model_id = self.endpoint.model_id
         if self.stopped_by is not None:
             return
         if isinstance(error, (OverloadedError, BudgetExceededError)) and self.sent_at is None:
@@ -403,9 +403,9 @@ class Try(Interruptible):
             self._bucket = None
         grant = self._grant
         if sent_at is not None:
-            self._bill()
+            tokens_billed = self._bill()
             if grant is not None:
-                grant.release(now, self._tokens_billed)
+                grant.release(now, tokens_billed)
             self._tell_metrics(now - sent_at)
         elif grant is not None:
             grant.cancel(now)
@@ -415,8 +415,12 @@ class Try(Interruptible):
         endpoint.unassign(is_news=self.completion is None)
         self._request.has_ended(self)
 
-    def _bill(self) -> None:
-        """Find out what it used and cost: as reported, else an estimate where it was billed."""
+    def _bill(self) -> int | None:
+        """Find out what it used and cost: as reported, else an estimate where it was billed.
+
+        Returns:
+            The true tokens in and out, where the provider has told them.
+        """
         call, completion = self.call, self.completion
         usage, cost = call.usage, call.cost
         if completion is not None and completion.usage is not None:
@@ -439,11 +443,6 @@ class Try(Interruptible):
             usage = self._estimated_usage()
             cost = 0.0 if usage is None else self.endpoint.bill(usage)
         self.cost, self.usage = cost, usage
-
-    @property
-    def _tokens_billed(self) -> int | None:
-        """The true tokens in and out, where the provider has told them."""
-        usage = self.usage
         if usage is None or usage.estimated:
             return None
         return usage.input_tokens + usage.output_tokens
@@ -549,7 +548,7 @@ class Try(Interruptible):
         usage = self.usage
         error = self.error
         return Attempt(
-            self.endpoint.config.model_id,
+            self.endpoint.model_id,
             self.role,
             outcome,
             started - self._request.started_at,
@@ -564,7 +563,7 @@ class Try(Interruptible):
 
     def __repr__(self) -> str:
         state = self.stopped_by or ("settled" if self.is_settled else "running")
-        return f"<Try {self.role} {self.endpoint.config.model_id}: {state}>"
+        return f"<Try {self.role} {self.endpoint.model_id}: {state}>"
 
 
 def not_a_completion(found: object) -> ProtocolError:

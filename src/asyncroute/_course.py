@@ -249,9 +249,9 @@ class Course:
         tried = [attempt.endpoint for attempt in self.tries]
         candidates = self.choice.order
         if tried:
-            chain = self.runtime.fallback.chain_after(tried[0].config.model_id)
+            chain = self.runtime.fallback.chain_after(tried[0].model_id)
             if chain is not None:
-                by_id = {endpoint.config.model_id: endpoint for endpoint in candidates}
+                by_id = {endpoint.model_id: endpoint for endpoint in candidates}
                 candidates = [by_id[model_id] for model_id in chain if model_id in by_id]
         return [endpoint for endpoint in candidates if endpoint not in tried]
 
@@ -429,7 +429,7 @@ class Course:
         if provider is None:
             endpoint.health.forget(permit)
             raise ConfigurationError(
-                f"model {endpoint.config.model_id!r} needs provider {endpoint.config.provider!r},"
+                f"model {endpoint.model_id!r} needs provider {endpoint.config.provider!r},"
                 " which was not given"
             )
         if permit.is_probe:

@@ -153,7 +153,7 @@ class Decider:
             if reason is None:
                 endpoints.append(endpoint)
             else:
-                rejected[endpoint.config.model_id] = reason
+                rejected[endpoint.model_id] = reason
         if request.models or request.exclude:
             # Told, and no error: models are removed while callers still name them.
             known = {*registry.names()}
@@ -321,7 +321,7 @@ def _over_limit(endpoint: Endpoint, request: QueryRequest, tokens_in: int) -> st
 
 
 def _by_id(rejected: Mapping[Endpoint, str]) -> dict[str, str]:
-    return {endpoint.config.model_id: reason for endpoint, reason in rejected.items()}
+    return {endpoint.model_id: reason for endpoint, reason in rejected.items()}
 
 
 def _selecting_error(error: TypeError, strategy: str) -> TypeError:
@@ -342,7 +342,7 @@ def _captured(
     ranked: Sequence[Any] = ranking.candidates
     if not ranked:
         left_out = "was left out by the selector"
-        raise _nothing_for({endpoint.config.model_id: left_out for endpoint in candidates})
+        raise _nothing_for({endpoint.model_id: left_out for endpoint in candidates})
     try:
         return [(endpoint.view,) for endpoint in ranked]
     except AttributeError:

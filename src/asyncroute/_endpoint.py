@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import islice
 from math import inf
 from typing import TYPE_CHECKING, Any, TypeAlias, final, overload
@@ -80,15 +80,15 @@ class Journal:
         self.changes.append(endpoint)
         self.end += 1
 
-    def since(self, place: int, most: int) -> Iterable[Endpoint] | None:
-        """Return what has changed since a place; some more than once.
+    def since(self, place: int, most: int) -> set[Endpoint] | None:
+        """Return what has changed since a place.
 
         None where that is too long ago to tell, or more than so many are to be looked at.
         """
         missed = self.end - place
         if missed > most or missed > len(self.changes):
             return None
-        return islice(reversed(self.changes), missed)
+        return set(islice(reversed(self.changes), missed))
 
     def take_up(self, now: float) -> None:
         """Let those learn that have answered: before a decision, but 20 times a second at most.
@@ -126,6 +126,7 @@ class Endpoint:
     """A model with its live state. Satisfies `Candidate`.
 
     Attributes:
+        model_id: The model's id.
         config: The model's configuration; replaced as a whole when it is updated.
         lane: Its slots, rates and queue.
         health: Whether it may be called.
@@ -150,6 +151,7 @@ class Endpoint:
     """
 
     __slots__ = (
+        "_answers",
         "_longest_output",
         "_usual_latency",
         "assigned",
@@ -165,6 +167,7 @@ class Endpoint:
         "lane",
         "load",
         "metrics",
+        "model_id",
         "output_price",
         "peers",
         "provider",
@@ -187,6 +190,7 @@ class Endpoint:
         self.health = health
         self.metrics = metrics
         self.journal = journal
+        self.model_id = config.model_id
         self.assigned = 0
         self.is_removed = False
         self.peers: tuple[Endpoint, ...] = (self,)
@@ -240,8 +244,10 @@ class Endpoint:
         """Count a request that chose this model."""
         self.assigned = assigned = self.assigned + 1
         self.load = assigned / self.slots
-        self.is_learning = assigned >= _LEARNING_AT_ONCE and self.metrics.recent[1] < _PRIOR_SAMPLES
-        self.journal.note(self)
+        self.is_learning = self._answers < _PRIOR_SAMPLES and assigned >= _LEARNING_AT_ONCE
+        journal = self.journal
+        journal.changes.append(self)  # as `note`, which is called for rarer news
+        journal.end += 1
 
     def unassign(self, *, is_news: bool) -> None:
         """Count it off: it is over, or goes elsewhere.
@@ -250,12 +256,14 @@ class Endpoint:
             is_news: Whether to learn of it at once; else with the next decision (`Journal`).
         """
         self.assigned = assigned = self.assigned - 1
-        if is_news or self.metrics.recent[1] < _ENOUGH_SAMPLES:
+        if is_news or self._answers < _ENOUGH_SAMPLES:
             self.learn()
             return
         self.load = assigned / self.slots
-        self.journal.unlearned.add(self)
-        self.journal.note(self)
+        journal = self.journal
+        journal.unlearned.add(self)
+        journal.changes.append(self)
+        journal.end += 1
 
     def learn(self) -> None:
         """Take up what the metrics say now.
@@ -265,6 +273,7 @@ class Endpoint:
         """
         metrics = self.metrics
         outcomes, answers, tokens_out = metrics.recent
+        self._answers = answers
         self.load = self.assigned / self.slots
         self.is_learning = self.assigned >= _LEARNING_AT_ONCE and answers < _PRIOR_SAMPLES
         latency, observed = self._usual_latency, metrics.ewma_latency
@@ -390,7 +399,7 @@ class Eligible(Sequence[Endpoint]):
         return len(self.endpoints)
 
     def __repr__(self) -> str:
-        ids = ", ".join(endpoint.config.model_id for endpoint in self.endpoints)
+        ids = ", ".join(endpoint.model_id for endpoint in self.endpoints)
         return f"<Eligible {ids}>"
 
 

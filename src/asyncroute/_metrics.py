@@ -248,8 +248,6 @@ class ModelMetrics:
         ewma_latency: Moving average of latency in seconds, the newest weighing 0.1; None before an
             answer.
         has_streamed: Whether a time to the first token was ever recorded.
-        recent: Outcomes, answers and the answers' output tokens in the window. For the loop's
-            thread, which asks after every call.
 
     Args:
         model_id: The model's id, for the repr.
@@ -273,7 +271,6 @@ class ModelMetrics:
         "ewma_latency",
         "has_streamed",
         "model_id",
-        "recent",
     )
 
     def __init__(self, model_id: str, window: int = 1000, *, _money: _Money | None = None) -> None:
@@ -288,7 +285,6 @@ class ModelMetrics:
         self._output_rates: _Samples | None = None
         self.ewma_latency: float | None = None
         self.has_streamed = False
-        self.recent = (0, 0, 0)
         self._errors: dict[str, int] = {}
         self._unanswered: _Unanswered = (0, 0, 0, 0, 0)
         self._estimated_picos = 0
@@ -386,6 +382,16 @@ class ModelMetrics:
         self._money.estimated_picos += picos
 
     # Recent: over the window
+
+    @property
+    def recent(self) -> tuple[int, int, int]:
+        """Outcomes, answers, and the answers' output tokens in the window."""
+        now, start = self._span()
+        return (
+            now[_OUTCOMES] - start[_OUTCOMES],
+            now[_ANSWERS] - start[_ANSWERS],
+            now[_OUTPUTS] - start[_OUTPUTS],
+        )
 
     @property
     def samples(self) -> int:
@@ -554,14 +560,10 @@ class ModelMetrics:
         # First the sums, then the ring: the slot written is the one that readers of the sums before
         # took for the start of their window, and they see that those were replaced meanwhile.
         self._sums = sums
-        window, history = self._window, self._history
-        if outcomes <= window:
-            history.append(sums)
-            self.recent = (outcomes, sums[1], sums[5])
+        if outcomes <= self._window:
+            self._history.append(sums)
         else:
-            history[outcomes % (window + 1)] = sums
-            start = history[(outcomes + 1) % (window + 1)]
-            self.recent = (window, sums[1] - start[1], sums[5] - start[5])
+            self._history[outcomes % (self._window + 1)] = sums
 
     def _span(self) -> tuple[_Sums, _Sums]:
         """Return the sums now and at the start of the window."""

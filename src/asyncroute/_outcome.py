@@ -56,7 +56,7 @@ def answered(course: Course, winner: Try, request_id: str, now: float) -> Execut
         cost = sum([attempt.cost for attempt in course.tries])
     return ExecutionResult(
         True,
-        winner.endpoint.config.model_id,
+        winner.endpoint.model_id,
         (now - course.started_at) * 1000,
         cost,
         0 if usage is None else usage.input_tokens + usage.output_tokens,
@@ -82,7 +82,7 @@ def failed(course: Course, request_id: str, now: float) -> ExecutionResult:
     last = reached[-1] if reached else None
     result = ExecutionResult(
         success=False,
-        model_id=None if last is None else last.endpoint.config.model_id,
+        model_id=None if last is None else last.endpoint.model_id,
         actual_latency_ms=(now - course.started_at) * 1000,
         actual_cost=sum(attempt.cost for attempt in course.tries),
         tokens_used=0,
@@ -122,7 +122,7 @@ def streamed(course: Course, attempt: StreamTry, request_id: str, now: float) ->
         error = StreamInterruptedError("the stream was left before its end", text=attempt.text)
     result = ExecutionResult(
         success=completion is not None,
-        model_id=attempt.endpoint.config.model_id,
+        model_id=attempt.endpoint.model_id,
         actual_latency_ms=((attempt.ended_at or now) - course.started_at) * 1000,
         actual_cost=sum(each.cost for each in course.tries),
         tokens_used=0 if usage is None else usage.total_tokens,

@@ -190,7 +190,7 @@ class Registry:
     def names(self) -> Iterable[str]:
         """Ids and groups that a request may name."""
         for endpoint in self._endpoints.values():
-            yield endpoint.config.model_id
+            yield endpoint.model_id
             if endpoint.config.group is not None:
                 yield endpoint.config.group
 

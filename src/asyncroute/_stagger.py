@@ -219,7 +219,7 @@ class Stagger:
         context = None if self._context is None else self._context.copy()
         attempt.task = self._course.runtime.supervisor.spawn(
             attempt.run(),
-            name=f"asyncroute {attempt.role} {attempt.endpoint.config.model_id}",
+            name=f"asyncroute {attempt.role} {attempt.endpoint.model_id}",
             context=context,
             on_end=attempt.settle,  # one cancelled before its first step never gets to it itself
         )

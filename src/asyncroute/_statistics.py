@@ -38,7 +38,7 @@ def statistics(
         "decision_cache": decisions.snapshot().to_dict(),
         "cache": None if results is None else results.snapshot().to_dict(),
         "model_stats": {
-            endpoint.config.model_id: _model_statistics(endpoint) for endpoint in tuple(registry)
+            endpoint.model_id: _model_statistics(endpoint) for endpoint in tuple(registry)
         },
     }
 

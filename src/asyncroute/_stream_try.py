@@ -253,7 +253,7 @@ class StreamTry(Try):
             self._is_exhausted = True
             self.completion = self._pieces.completion()
             return
-        error = as_provider_error(failure, self.endpoint.config.model_id)
+        error = as_provider_error(failure, self.endpoint.model_id)
         if not isinstance(error, StreamInterruptedError):
             interrupted = self._broken(f"the stream broke: {error}")
             interrupted.__cause__ = error
@@ -262,7 +262,7 @@ class StreamTry(Try):
         self.error = error
 
     def _broken(self, why: str) -> StreamInterruptedError:
-        return StreamInterruptedError(why, text=self.text, model_id=self.endpoint.config.model_id)
+        return StreamInterruptedError(why, text=self.text, model_id=self.endpoint.model_id)
 
     def _end(self) -> BaseException:
         """What a consumer gets who asks for one chunk more."""
