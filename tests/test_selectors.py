@@ -641,7 +641,7 @@ def one_more(endpoint: Endpoint, *, seconds: float = 1.0, success: bool = True) 
 def test_answers_of_a_well_known_model_are_taken_up_after_a_pause_and_failures_at_once() -> None:
     (endpoint,) = endpoints(model())
     journal = endpoint.journal
-    for _ in range(19):
+    for _ in range(20):
         before = endpoint.view
         one_more(endpoint)
         assert endpoint.view is not before  # too little is known: each answer is news

@@ -21,7 +21,7 @@ from asyncroute._errors import (
     RouterStateError,
 )
 from asyncroute._judge import Everything
-from asyncroute._modes import SEQUENTIAL, Manner, staggered
+from asyncroute._modes import SEQUENTIAL, Manner, hedging_of, staggered
 from asyncroute._outcome import answered, failed, refused, reported, reports, streamed
 from asyncroute._results import decided
 from asyncroute._stagger import Stagger
@@ -42,8 +42,8 @@ if TYPE_CHECKING:
 
 __all__ = ("Counters", "Executor")
 
-_ONE_BY_ONE = (None, "sequential")
-"""The modes in which a second attempt starts when the first has failed."""
+_ONE_AT_FIRST = (None, "sequential", "hedged")
+"""The modes that start with one attempt, whose answer wins."""
 
 _SHARED_GRACE = 0.06
 """Seconds that a waiter gives a shared run to say itself that its deadline has passed."""
@@ -157,15 +157,18 @@ class Executor:
             course.deadline = flight.deadline - _SHARED_GRACE
             flight.on_later = lambda deadline: course.extend(deadline - _SHARED_GRACE)
         try:
-            attempt = winner = None
-            if plan is None and manner.mode in _ONE_BY_ONE:
+            attempt = None
+            if plan is None and manner.mode in _ONE_AT_FIRST:
                 attempt = course.next_try(self.runtime.now())  # choosing may have taken its time
-                if attempt is not None and attempt.runs_inline:
-                    await attempt.run()  # nothing runs beside it that would have to be watched
-                    if attempt.completion is not None:
-                        winner = attempt
-            if winner is None:
+            if attempt is None or not attempt.runs_inline:
                 winner = await staggered(course, manner, plan, choice.first).run(attempt)
+            elif manner.mode == "hedged":
+                winner = await hedging_of(course, manner, choice.first).run(attempt)
+            else:
+                await attempt.run()  # nothing runs beside it that would have to be watched
+                winner = attempt
+                if attempt.completion is None:
+                    winner = await staggered(course, manner, plan, choice.first).run(attempt)
             if winner is not None:
                 result = answered(course, winner, self.new_id(), self.runtime.now())
             elif course.is_closed:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal, final
 
 from asyncroute._arguments import is_number
 from asyncroute._errors import ConfigurationError
+from asyncroute._hedging import Hedging
 from asyncroute._judge import Accepting, FirstAnswer, Quorum
 from asyncroute._protocols import Accept
 from asyncroute._stagger import Stagger
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from asyncroute._endpoint import Endpoint
     from asyncroute._protocols import Plan
 
-__all__ = ("SEQUENTIAL", "Manner", "Mode", "manner_of", "staggered")
+__all__ = ("SEQUENTIAL", "Manner", "Mode", "hedging_of", "manner_of", "staggered")
 
 Mode = Literal["sequential", "hedged", "race", "cascade"]
 
@@ -103,11 +104,8 @@ def staggered(
     if mode is None and plan is not None:
         return _planned(course, manner, plan)
     if mode == "hedged":
-        delay = manner.hedge_after
-        if delay is None:
-            delay = hedge_delay(first, streams=streams)
-        hedges = (manner.width or 2) - 1
-        return Stagger(course, FirstAnswer(), delay=delay if hedges else inf, hedges=hedges)
+        hedging = hedging_of(course, manner, first, streams=streams)
+        return Stagger(course, FirstAnswer(), hedging=hedging)
     if mode == "race":
         return Stagger(course, FirstAnswer(), at_once=manner.at_once(None))
     if mode == "cascade":
@@ -125,9 +123,20 @@ def _planned(course: Course, manner: Manner, plan: Plan) -> Stagger:
         judge = Accepting(plan.accept, course.runtime.deadlines, course.deadline)
     else:
         judge = FirstAnswer()
-    at_once = manner.at_once(plan)
-    delay = plan.stagger if plan.stagger > 0 else inf
-    return Stagger(course, judge, delay=delay, at_once=at_once, hedges=max(plan.width - 1, 1))
+    hedging = None
+    if 0 < plan.stagger < inf:
+        hedging = Hedging(course, plan.stagger, max(plan.width - 1, 1))
+    return Stagger(course, judge, at_once=manner.at_once(plan), hedging=hedging)
+
+
+def hedging_of(
+    course: Course, manner: Manner, first: Endpoint, *, streams: bool = False
+) -> Hedging:
+    """Arm the hedges of a hedged request."""
+    delay = manner.hedge_after
+    if delay is None:
+        delay = hedge_delay(first, streams=streams)
+    return Hedging(course, delay, 1 if manner.width is None else manner.width - 1)
 
 
 def hedge_delay(endpoint: Endpoint, *, streams: bool) -> float:

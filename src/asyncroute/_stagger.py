@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from contextvars import Context, copy_context
-from math import inf
-from typing import TYPE_CHECKING, final
+from contextvars import Context
+from typing import TYPE_CHECKING, Protocol, final
 
 from anyio import CancelScope
 from anyio.lowlevel import checkpoint_if_cancelled
@@ -22,9 +21,25 @@ from asyncroute._judge import Judge, Verdict
 if TYPE_CHECKING:
     from asyncroute._attempt import Stop, Try
     from asyncroute._course import Course
-    from asyncroute._deadlines import Expiring
 
-__all__ = ("Stagger",)
+__all__ = ("Hedges", "Stagger")
+
+
+class Hedges(Protocol):
+    """What starts further attempts when their time has come. See `_hedging`."""
+
+    context: Context
+    """The caller's: attempts that a timer starts run in it."""
+    stagger: Stagger | None
+
+    @property
+    def is_leaving(self) -> bool:
+        """Whether the caller is being cancelled, though still busy with an attempt."""
+        ...
+
+    def disarm(self) -> None:
+        """Start no more."""
+        ...
 
 
 @final
@@ -39,21 +54,16 @@ class Stagger:
     Args:
         course: The request, and who is next.
         judge: What an attempt's end means.
-        delay: Seconds after which a hedge is started; inf for never.
         at_once: How many attempts are started together.
-        hedges: How many hedges are started at most.
+        hedging: What starts hedges, if there may be any.
+        inline: The attempt that runs in the caller's task already, if one does.
     """
 
     __slots__ = (
         "_at_once",
-        "_bucket",
-        "_caller",
-        "_cancelling",
-        "_context",
         "_course",
-        "_delay",
         "_ended",
-        "_hedges",
+        "_hedging",
         "_inline",
         "_is_over",
         "_judge",
@@ -66,25 +76,22 @@ class Stagger:
         course: Course,
         judge: Judge,
         *,
-        delay: float = inf,
         at_once: int = 1,
-        hedges: int = 1,
+        hedging: Hedges | None = None,
+        inline: Try | None = None,
     ) -> None:
         self._course = course
         self._judge = judge
-        self._delay = delay
         self._at_once = at_once
-        self._hedges = hedges
+        self._hedging = hedging
+        self._inline = inline
         self._live: set[Try] = set()
         self._ended: deque[Try] = deque()
-        self._inline: Try | None = None
         self._wake: asyncio.Future[None] | None = None
-        self._caller: asyncio.Task[object] | None = None
-        self._cancelling = 0
-        self._bucket: set[Expiring] | None = None
-        self._context: Context | None = None
         self._is_over = False
         course.listener = self
+        if hedging is not None:
+            hedging.stagger = self
 
     async def run(self, first: Try | None = None) -> Try | None:
         """Carry the request through.
@@ -101,7 +108,7 @@ class Stagger:
         """
         winner: Try | None = None
         why: Stop = "cancelled"
-        self._arm_hedge()
+        self._inline = None
         try:
             if self._at_once == 1:
                 first = first or self._next()
@@ -113,12 +120,19 @@ class Stagger:
                 winner = await self._carry_out(first)
             why = "superseded"
         finally:
-            self._is_over = True
-            if self._bucket is not None:
-                self._bucket.discard(self)
-            if self._ended or self._live:
-                await self._end_others(winner, why)
+            await self._end(winner, why)
         return winner or self._judge.best()
+
+    async def abandon(self) -> None:
+        """Give up all attempts: the caller has gone while one ran in its task."""
+        await self._end(None, "cancelled")
+
+    async def _end(self, winner: Try | None, why: Stop) -> None:
+        self._is_over = True
+        if self._hedging is not None:
+            self._hedging.disarm()
+        if self._ended or self._live:
+            await self._end_others(winner, why)
 
     @property
     def _is_undisputed(self) -> bool:
@@ -167,7 +181,7 @@ class Stagger:
         if first.is_settled or first.has_answer:
             self._ended.append(first)
         else:
-            self._spawn(first)
+            self.spawn(first)
 
     async def _start(self, wanted: int) -> None:
         """Start so many attempts, as far as there are models for them."""
@@ -182,7 +196,7 @@ class Stagger:
                 await self._run_inline(attempt)
                 self._ended.append(attempt)
             else:
-                self._spawn(attempt)
+                self.spawn(attempt)
 
     async def _run_inline(self, attempt: Try) -> None:
         self._inline = attempt
@@ -212,11 +226,12 @@ class Stagger:
     def _may_run_inline(self, attempt: Try) -> bool:
         if self._live or self._at_once > 1 or not attempt.runs_inline:
             return False
-        return self._delay == inf or self._judge.takes_first_answer
+        return self._hedging is None or self._judge.takes_first_answer
 
-    def _spawn(self, attempt: Try) -> None:
+    def spawn(self, attempt: Try) -> None:
+        """Run an attempt in a task of the supervisor."""
         self._live.add(attempt)
-        context = None if self._context is None else self._context.copy()
+        context = None if self._hedging is None else self._hedging.context.copy()
         attempt.task = self._course.runtime.supervisor.spawn(
             attempt.run(),
             name=f"asyncroute {attempt.role} {attempt.endpoint.model_id}",
@@ -231,36 +246,12 @@ class Stagger:
         finally:
             self._wake = None
 
-    # Hedging
-
-    def _arm_hedge(self) -> None:
-        if self._delay == inf:
-            return
-        runtime = self._course.runtime
-        self._caller = asyncio.current_task(runtime.loop)
-        self._cancelling = self._caller.cancelling() if self._caller else 0
-        # The timer is shared and runs in nobody's context; the hedge runs in the caller's.
-        self._context = copy_context()
-        self._bucket = runtime.deadlines.arm(self, self._course.started_at + self._delay)
-
-    def expire(self) -> None:
-        """The hedge's delay has passed. For `Deadlines`."""
-        if self._is_over or self._ended or self._is_leaving:
-            return
-        now = self._course.runtime.now()
-        attempt = self._course.next_hedge(now)
-        if attempt is not None:
-            self._spawn(attempt)
-            self._hedges -= 1
-            if self._hedges:
-                self._bucket = self._course.runtime.deadlines.arm(self, now + self._delay)
+    # What attempts tell
 
     @property
-    def _is_leaving(self) -> bool:
-        """Whether the caller of a hedged request is being cancelled, though still busy with it."""
-        return self._caller is not None and self._caller.cancelling() > self._cancelling
-
-    # What attempts tell
+    def has_news(self) -> bool:
+        """Whether an attempt has ended of which nothing has followed yet."""
+        return bool(self._ended)
 
     def on_stopped(self, attempt: Try, /) -> None:
         """Wait for an attempt that was given up no longer than the grace. For the course."""
@@ -280,11 +271,11 @@ class Stagger:
         elif attempt.has_answer:
             self._ended.append(attempt)
             self._inline.stop("superseded")
-        elif not self._is_leaving:
+        elif self._hedging is None or not self._hedging.is_leaving:
             # The caller's task is busy with the first attempt: what follows is started from here.
             following = self._next()
             if following is not None:
-                self._spawn(following)
+                self.spawn(following)
         self._wake_up()
 
     def on_closed(self) -> None:
