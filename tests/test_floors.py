@@ -25,7 +25,8 @@ FLOORS = tuple(
         "_handover _health _lane _limits _metrics _observers _pieces _queue _sharing "
         "_single_flight _slots _supervisor",
         "_endpoint _selectors",
-        "_attempt _course _fallback _hedging _judge _modes _outcome _runtime _stagger _stream _stream_try",
+        "_attempt _course _fallback _hedging _judge _modes _outcome _runtime _stagger _stream "
+        "_stream_try",
         "_decide _executor _registry _router _statistics",
         "_files catalogue config exporters learn providers testing",
         "_assembly _benchmark integrations manager",
