@@ -311,6 +311,34 @@ MUTANTS = (
     ),
     # Hedges and races
     Mutant(
+        "hedge beside an answer that is there",
+        "_hedging",
+        "                self.disarm()\n                return first\n",
+        "                return first\n",
+        "test_stagger.py faults/test_fault_neighbours.py faults/test_fault_cancellation.py",
+    ),
+    Mutant(
+        "hedges of a caller who has gone run on",
+        "_hedging",
+        "                await self.stagger.abandon()\n",
+        "                pass\n",
+        "test_stagger.py " + FAULTS,
+    ),
+    Mutant(
+        "hedge for a caller who is going",
+        "_hedging",
+        "        if not self._left or self.is_leaving or",
+        "        if not self._left or",
+        "test_stagger.py " + FAULTS,
+    ),
+    Mutant(
+        "hedges run in nobody's context",
+        "_stagger",
+        "context = None if self._hedging is None else self._hedging.context.copy()",
+        "context = None",
+        "test_stagger.py " + FAULTS,
+    ),
+    Mutant(
         "hedges without a budget",
         "_course",
         "        if not hedges.try_withdraw(cost, self.runtime.metrics.total_spend):\n",
@@ -592,6 +620,20 @@ MUTANTS = (
         "_selectors/_index",
         "            if bound < highest or (bound == highest and len(equals) >= _MOST_EQUAL):\n",
         "            if equals:\n",
+        "test_index.py",
+    ),
+    Mutant(
+        "turns of a busy one among many equals are made up for",
+        "_selectors/_index",
+        "        self._time = max(self._time, due[place])\n",
+        "        self._time = due[place]\n",
+        "test_index.py",
+    ),
+    Mutant(
+        "weights do not count among many equals",
+        "_selectors/_index",
+        "self._time + 1.0 / self._eligible.endpoints[place].config.weight\n",
+        "self._time + 1.0\n",
         "test_index.py",
     ),
     Mutant(

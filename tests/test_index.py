@@ -157,8 +157,35 @@ async def test_a_removed_model_is_let_go_of() -> None:
 async def test_among_equals_many_calls_spread() -> None:
     router = LLMRouter([model(f"m{i}") for i in range(MANY)], seed=1)
     chosen = Counter([(await router.route("hello")).selected_model.model_id for _ in range(2000)])
+    assert set(chosen.values()) == {20}
     assert len(chosen) == MANY
-    assert max(chosen.values()) < 60
+
+
+async def test_many_equals_take_turns_by_their_weights() -> None:
+    heavy = [model(f"m{i}", weight=9.0 if i < 10 else 1.0) for i in range(MANY)]
+    router = LLMRouter(heavy, seed=1)
+    chosen = Counter([(await router.route("hello")).selected_model.model_id for _ in range(1800)])
+    assert {chosen[f"m{i}"] for i in range(10)} == {90}
+    assert {chosen[f"m{i}"] for i in range(10, MANY)} <= {9, 10, 11}
+
+
+async def test_one_of_many_equals_that_was_busy_long_has_no_turns_to_make_up_for() -> None:
+    registry = registry_of([model(f"m{i}") for i in range(MANY)])
+    eligible = Eligible(tuple(registry), {}, registry.journal)
+    selector = QualityOptimizedSelector()
+
+    async def chosen(times: int) -> Counter[str]:
+        found: Counter[str] = Counter()
+        for _ in range(times):
+            ranking = await selector.select(QueryRequest(query="hello"), eligible)
+            found[ranking.candidates[ranking.best()].config.model_id] += 1
+        return found
+
+    busy = eligible[5]
+    busy.assign()
+    assert (await chosen(10 * MANY))["m5"] == 0
+    busy.unassign(is_news=True)
+    assert (await chosen(MANY))["m5"] in (1, 2)
 
 
 async def test_models_set_aside_are_passed_over_and_followed_by_the_best() -> None:

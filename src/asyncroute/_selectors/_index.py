@@ -5,6 +5,8 @@ What the cost of a request adds is for nobody on a shelf more than it would be f
 least of everything on it. So a request looks at each shelf once, and then from the top of the best
 ones until no other can reach what was found: branch and bound. Requests of all sizes use the same
 shelves. At worst it takes as long as the best shelf is.
+
+Equals take turns by their weights: stride scheduling (Waldspurger and Weihl, 1995).
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ price of a token in, the usual number of tokens out and the price of a token out
 
 _Entry: TypeAlias = tuple[float, float, float, float, int]
 """On a shelf, the best last: the state's score, the price of a token in negated, the load negated,
-a lot, the place."""
+when it is due negated, the place."""
 
 _Kind: TypeAlias = tuple[int, int, int]
 """What those on a shelf share: the binary exponents of a token's price in, of a quarter of the
@@ -38,8 +40,8 @@ _ANY: _Kind = (0, 0, 0)
 """Where the cost does not count."""
 
 _MOST_EQUAL = 4
-"""Equally good endpoints that are found: the least loaded of those with the same state and prices,
-and those whose turn it is."""
+"""Equally good endpoints that are looked at: of those with the same state and prices the least
+loaded come first, and of those who is due."""
 
 
 @final
@@ -84,14 +86,14 @@ class Index:
     """
 
     __slots__ = (
+        "_due",
         "_eligible",
         "_entries",
         "_part_of",
         "_parts",
         "_read",
-        "_rng",
         "_shelves",
-        "_turn",
+        "_time",
         "_weight",
     )
 
@@ -105,8 +107,8 @@ class Index:
         self._eligible = eligible
         self._weight = weight
         self._part_of = part_of
-        self._rng = rng
-        self._turn = 0
+        self._time = 0.0  # in turns of an endpoint of weight 1
+        self._due = [rng.random() / endpoint.config.weight for endpoint in eligible]
         self._read = eligible.journal.end
         self._parts = [part_of(endpoint) for endpoint in eligible]
         self._entries: list[tuple[_Kind, _Entry]] = []
@@ -114,10 +116,8 @@ class Index:
         for place, part in enumerate(self._parts):
             self._entries.append(self._laid(place, part))
 
-    def best(
-        self, tokens_in: int, longest: float, away: Collection[Endpoint]
-    ) -> tuple[list[int], float]:
-        """Find the places of the best endpoints, equals of each other, and their score."""
+    def best(self, tokens_in: int, longest: float, away: Collection[Endpoint]) -> tuple[int, float]:
+        """Find the best endpoint: its place, and its score. Among equals its turn is taken."""
         self._catch_up()
         weight = self._weight
         shelves = [
@@ -133,9 +133,17 @@ class Index:
                 break
             sizes = (tokens_in, longest, rest)
             equals, highest = self._best_on(shelf, sizes, away, equals, highest)
-        if len(equals) > 1:
-            self._lay(equals[0], self._parts[equals[0]])  # next time it is the turn of another
-        return equals, highest
+        return (equals[0] if len(equals) == 1 else self._turn_of(equals)), highest
+
+    def _turn_of(self, equals: Sequence[int]) -> int:
+        """Choose the least loaded of equals, of those the one that is due first."""
+        parts, due = self._parts, self._due
+        place = min(equals, key=lambda each: (parts[each][4], due[each]))
+        # What was not asked for long has one turn at once, and no more to make up for.
+        self._time = max(self._time, due[place])
+        due[place] = self._time + 1.0 / self._eligible.endpoints[place].config.weight
+        self._lay(place, parts[place])
+        return place
 
     def _best_on(
         self,
@@ -195,13 +203,8 @@ class Index:
 
     def _laid(self, place: int, part: Part) -> tuple[_Kind, _Entry]:
         state, price_in, _, _, load, _ = part
-        self._turn += 1
-        # Where it comes among its equals: behind those that wait, for about a round.
-        lot = -(self._turn + self._rng.random() * len(self._parts))
-        kind, entry = (
-            _kind_of(part) if self._weight else _ANY,
-            (state, -price_in, -load, lot, place),
-        )
+        kind = _kind_of(part) if self._weight else _ANY
+        entry = (state, -price_in, -load, -self._due[place], place)
         shelf = self._shelves.get(kind)
         if shelf is None:
             shelf = self._shelves[kind] = _Shelf()

@@ -147,10 +147,9 @@ class SplitSelector(ScoredSelector):
             index = Index(eligible, self.cost_weight, self._part, self._rng)
             eligible.keep_index(self, index)
         n, m = input_tokens(request), request.max_tokens or inf
-        places, score = index.best(n, m, away)
-        endpoints = eligible.endpoints
-        place = places[0] if len(places) == 1 else drawn(endpoints, places, self._rng)
-        return IndexedRanking(endpoints, place, score, partial(self.score, request), away)
+        place, score = index.best(n, m, away)
+        scored = partial(self.score, request)
+        return IndexedRanking(eligible.endpoints, place, score, scored, away)
 
     def _part(self, endpoint: Endpoint) -> Part:
         scale = 1.0 / (COST_SCALE * endpoint.success_rate)
