@@ -479,3 +479,17 @@ async def test_what_a_selector_raises_is_not_taken_for_its_signature() -> None:
 async def test_what_cannot_be_benchmarked_is_named(given: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         await LLMRoutingManager().benchmark_strategies(**given)
+
+
+@pytest.mark.parametrize("score", [float("nan"), "0.5", None])
+def test_a_score_that_cannot_be_compared_is_named(score: Any) -> None:
+    candidates: Any = list(LLMRouter(models("ab"))._registry)
+    with pytest.raises(ValueError, match=f"score of b must be a number, got {score!r}"):
+        Ranking(candidates, [0.5, score])
+
+
+@pytest.mark.parametrize("given", [{"mode": ["hedged"]}, {"width": [2]}, {"width": {}}])
+async def test_a_manner_of_the_wrong_kind_is_named(given: dict[str, Any]) -> None:
+    async with LLMRouter(models(), {"*": SimulatedProvider()}) as router:
+        with pytest.raises(ConfigurationError, match=f"{next(iter(given))} must be"):
+            await router.execute("Hello?", **given)

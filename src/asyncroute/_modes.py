@@ -91,9 +91,12 @@ def manner_of(
     mode: Mode | None, width: int | None, hedge_after: float | None, accept: Accept | None
 ) -> Manner:
     """Make a `Manner`, or find one made before: checking its values takes as long as deciding."""
-    if accept is not None:
-        return Manner(mode, width, hedge_after, accept)
-    return _plain_manner(mode, width, hedge_after)
+    if accept is None:
+        try:
+            return _plain_manner(mode, width, hedge_after)
+        except TypeError:  # a list, say: told of below, by its name
+            pass
+    return Manner(mode, width, hedge_after, accept)
 
 
 def staggered(

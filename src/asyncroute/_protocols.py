@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from math import inf
+from math import inf, isnan
 from typing import Any, Protocol, Self, final, runtime_checkable
 
 from asyncroute._arguments import check_mapping, is_number, is_whole
@@ -194,7 +194,7 @@ class Ranking:
 
     Raises:
         TypeError: The plan is no `Plan`.
-        ValueError: There is not one score for each candidate.
+        ValueError: There is not one score for each candidate, or one is not a number.
 
     Iterating gives `(candidate, score)` pairs, best first; equals keep their order.
     """
@@ -217,6 +217,12 @@ class Ranking:
                 f"a ranking needs a score for each candidate, got {len(scores)} scores"
                 f" for {len(candidates)} candidates"
             )
+        if not _can_be_ordered(scores):
+            for candidate, score in zip(candidates, scores, strict=True):
+                if not _can_be_ordered([score]):
+                    raise ValueError(
+                        f"the score of {candidate.config.model_id} must be a number, got {score!r}"
+                    )
         if plan is not None and not isinstance(plan, Plan):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError(f"plan must be a Plan or None, got {plan!r}")
         self.candidates = candidates
@@ -263,6 +269,13 @@ class Ranking:
     def __repr__(self) -> str:
         ranked = ", ".join(f"{c.config.model_id} {score:.3f}" for c, score in self)
         return f"<Ranking {ranked}>"
+
+
+def _can_be_ordered(scores: Sequence[float]) -> bool:
+    try:
+        return not isnan(sum(scores))  # by a call in C, however many there are
+    except TypeError:
+        return False
 
 
 class ModelSelector(Protocol):
