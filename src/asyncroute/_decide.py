@@ -57,7 +57,7 @@ class Decider:
         # A day: what would make a set wrong clears it, and a large one takes long to make.
         self.cache: CacheManager[Eligible] = CacheManager(ttl=86400.0)
 
-    async def decide(  # noqa: C901 - in one frame, since it is on the way of every request
+    async def decide(
         self, request: QueryRequest, strategy: str, selector: ModelSelector, now: float
     ) -> Choice:
         """Choose among the models.
@@ -80,18 +80,11 @@ class Decider:
             if not self._relaxes:
                 raise _nothing_for(reasons)
             request, relaxed, eligible, rejected = self._relax(request, tokens_in, reasons, now)
-        away = held_back = _NOBODY
-        if journal.troubled:
-            away, held_back = self._set_aside(eligible, rejected, now)
         candidates: Sequence[Endpoint] = eligible
         later: Sequence[Endpoint] = ()
-        if rejected or away or held_back:
-            candidates = eligible.without(rejected, away, held_back)
-            later = (*held_back, *away)  # they may be back by the time they are needed
-            if not candidates and held_back:
-                candidates, later, held_back = eligible.without(rejected, away), (*away,), _NOBODY
-            elif not candidates:
-                candidates, later = eligible.without(rejected), ()
+        reasons = eligible.rejected
+        if rejected or journal.troubled:
+            candidates, later, reasons = self._narrowed(eligible, rejected, now)
         try:
             ranking = await selector.select(request, candidates)
         except TypeError as error:
@@ -101,12 +94,9 @@ class Decider:
             captured = _captured(strategy, ranking, candidates)
         # A selector ranks what it was given, and it was given endpoints.
         ranked: Sequence[Any] = ranking.candidates
-        reasons, count = eligible.rejected, len(captured)
-        if candidates is not eligible:
-            # Of a large set all are captured, those left out too.
+        count = len(captured)
+        if candidates is not eligible:  # of a large set all are captured, those left out too
             count = min(count, len(candidates)) + len(later)
-            groups = (away, held_back, rejected)
-            reasons = {**reasons, **{k: v for group in groups for k, v in _by_id(group).items()}}
         return Choice(
             asked,
             request,
@@ -197,6 +187,24 @@ class Decider:
 
     # What depends on this request, or on this moment
 
+    def _narrowed(
+        self, eligible: Eligible, rejected: Mapping[Endpoint, str], now: float
+    ) -> tuple[Sequence[Endpoint], Sequence[Endpoint], Mapping[str, str]]:
+        """Return who is left for the selector, who may come after them, and why the others not."""
+        away, held_back = self._set_aside(eligible, rejected, now)
+        if not (rejected or away or held_back):
+            return eligible, (), eligible.rejected
+        reasons = {**eligible.rejected, **_by_id(away), **_by_id(held_back), **_by_id(rejected)}
+        candidates = eligible.without(rejected, away, held_back)
+        later = (*held_back, *away)  # they may be back by the time they are needed
+        if not candidates and held_back:
+            for endpoint in held_back:
+                del reasons[endpoint.model_id]
+            candidates, later = eligible.without(rejected, away), (*away,)
+        elif not candidates:
+            candidates, later = eligible.without(rejected), ()
+        return candidates, later, reasons
+
     def _set_aside(
         self, eligible: Eligible, rejected: Collection[Endpoint], now: float
     ) -> tuple[Mapping[Endpoint, str], Mapping[Endpoint, str]]:
@@ -282,10 +290,13 @@ def _over_limits(
 
     The extremes are looked at first: if the dearest and slowest would do, all do.
     """
-    journal = eligible.journal
-    max_cost, max_latency_ms = request.max_cost, request.max_latency_ms
+    journal, fields = eligible.journal, request.__dict__  # as in `_eligible`
+    max_cost, max_latency_ms, asked = (
+        fields["max_cost"],
+        fields["max_latency_ms"],
+        fields["max_tokens"],
+    )
     longest = journal.longest_output
-    asked = request.max_tokens
     if asked is not None and asked < longest:
         longest = asked
     if (
