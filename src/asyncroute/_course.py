@@ -100,7 +100,7 @@ class Choice:
         if self._order is None:
             # A selector ranks what it was given, and it was given endpoints.
             candidates = cast("Sequence[Endpoint]", self.ranking.candidates)
-            self._order = [*(candidates[i] for i in self.ranking.order()), *self._later]
+            self._order = [*map(candidates.__getitem__, self.ranking.order()), *self._later]
         return self._order
 
     def keep(self, width: int) -> None:

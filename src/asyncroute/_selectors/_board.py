@@ -145,9 +145,11 @@ class BoardRanking(Ranking):
         """The candidates' places, the best one first: of equals it was chosen by load and lot."""
         if self._order is None:
             scores, best = self.scores, self._best
-            others = [place for place in range(len(scores)) if place != best]
-            others.sort(key=scores.__getitem__, reverse=True)
-            self._order = [best, *others]
+            order = sorted(range(len(scores)), key=scores.__getitem__, reverse=True)
+            if order[0] != best:
+                order.remove(best)
+                order.insert(0, best)
+            self._order = order
         return self._order
 
     def best(self) -> int:
