@@ -325,6 +325,13 @@ MUTANTS = (
         "test_stagger.py " + FAULTS,
     ),
     Mutant(
+        "hedges of a request that is over lead back to it",
+        "_stagger",
+        "            self._hedging.stagger = None  # no way back",
+        "            pass  # no way back",
+        "test_cost.py",
+    ),
+    Mutant(
         "hedge for a caller who is going",
         "_hedging",
         "        if not self._left or self.is_leaving or",
@@ -625,15 +632,29 @@ MUTANTS = (
     Mutant(
         "turns of a busy one among many equals are made up for",
         "_selectors/_index",
-        "        self._time = max(self._time, due[place])\n",
-        "        self._time = due[place]\n",
+        "        due[place] = max(now, due[place]) + self._strides[place]\n",
+        "        due[place] = due[place] + self._strides[place]\n",
         "test_index.py",
     ),
     Mutant(
         "weights do not count among many equals",
         "_selectors/_index",
-        "self._time + 1.0 / self._eligible.endpoints[place].config.weight\n",
-        "self._time + 1.0\n",
+        "        due[place] = max(now, due[place]) + self._strides[place]\n",
+        "        due[place] = max(now, due[place]) + 1.0\n",
+        "test_index.py",
+    ),
+    Mutant(
+        "turns of all kinds of requests go on together",
+        "_selectors/_index",
+        "        kind = self._entries[place][0]\n        first",
+        "        kind = _ANY\n        first",
+        "test_index.py",
+    ),
+    Mutant(
+        "the cheapest of many equals come first where the cost does not count",
+        "_selectors/_index",
+        "            kind, price_in = _ANY, 0.0\n",
+        "            kind = _ANY\n",
         "test_index.py",
     ),
     Mutant(

@@ -21,7 +21,9 @@ from asyncroute import (
     HealthSettings,
     LLMRouter,
     MoneyBudget,
+    Plan,
     QueryRequest,
+    Ranking,
     UnavailableError,
     Usage,
 )
@@ -41,11 +43,17 @@ ANSWER = Completion("ok", Usage(20, 2))
 
 
 class Instant:
-    """Answers at once; every so many-th call fails. Counts what is allocated while it is called."""
+    """Answers at once, or after some seconds; every so many-th call fails.
 
-    def __init__(self, *, fails_every: int = 0, promptly: bool = True) -> None:
+    Counts what is allocated while it is called.
+    """
+
+    def __init__(
+        self, *, fails_every: int = 0, promptly: bool = True, seconds: float = 0.0
+    ) -> None:
         self.cancels_promptly = promptly
         self.fails_every = fails_every
+        self.seconds = seconds
         self.calls = 0
         self.blocks = 0
 
@@ -54,7 +62,16 @@ class Instant:
         self.calls += 1
         if self.fails_every and self.calls % self.fails_every == 0:
             raise UnavailableError("down")
+        if self.seconds:
+            await asyncio.sleep(self.seconds)
         return ANSWER
+
+
+class Planned:
+    """Ranks models as configured, and wishes for a hedge."""
+
+    async def select(self, request: object, candidates: Any, /) -> Ranking:
+        return Ranking.in_order(candidates, plan=Plan(stagger=0.5))
 
 
 class Silent:
@@ -282,6 +299,10 @@ KINDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "ready request": ({}, {}),
     "fallback": ({"fails_every": 2}, {}),
     "hedge armed": ({}, {"mode": "hedged"}),
+    "hedge armed, first fails": ({"fails_every": 2}, {"mode": "hedged"}),
+    "hedge armed, supervised": ({"promptly": False}, {"mode": "hedged"}),
+    "hedge started": ({"seconds": 0.1}, {"mode": "hedged", "hedge_after": 0.01}),
+    "hedge planned": ({}, {"strategy": Planned()}),
     "race": ({}, {"mode": "race"}),
     "race, one fails": ({"fails_every": 2}, {"mode": "race"}),
     "all fail": ({"fails_every": 1}, {}),

@@ -12,6 +12,7 @@ from asyncroute import (
     LLMRouter,
     NoEligibleModelError,
     QueryRequest,
+    Ranking,
     RoutingDecision,
 )
 from support import InOrder, Scripted, fails, model, models, router_of, together
@@ -322,3 +323,22 @@ async def test_a_recovered_model_comes_first_only_now_and_then() -> None:
         assert 2 <= first.count("a") <= 25
         await asyncio.sleep(31)
         assert ids(await router.route("hello")) == ["a", "b"]
+
+
+async def test_a_decision_keeps_the_scores_of_a_selector_that_uses_its_lists_again() -> None:
+    class Reuses:
+        def __init__(self) -> None:
+            self.ranked: list[Any] = []
+            self.scores: list[float] = []
+
+        async def select(self, request: object, candidates: Any, /) -> Ranking:
+            self.ranked[:] = candidates
+            self.scores[:] = [0.9, 0.2, 0.1]
+            return Ranking(self.ranked, self.scores)
+
+    selector = Reuses()
+    decision = await LLMRouter(models("abc")).route("hello", strategy=selector)
+    selector.scores[:] = [0.1, 0.5, 0.6]
+    selector.ranked.reverse()
+    assert (decision.selected_model.model_id, decision.score) == ("a", 0.9)
+    assert ids(decision) == ["a", "b", "c"]

@@ -169,6 +169,60 @@ async def test_many_equals_take_turns_by_their_weights() -> None:
     assert {chosen[f"m{i}"] for i in range(10, MANY)} <= {9, 10, 11}
 
 
+@pytest.mark.parametrize("which", [QualityOptimizedSelector, LeastLoadedSelector])
+async def test_many_that_differ_in_what_does_not_count_are_equals(
+    which: type[SplitSelector],
+) -> None:
+    configs = [model(f"m{i}", cost_per_1k_tokens=0.01 + i / 1e5) for i in range(MANY)]
+    registry = registry_of(configs)
+    for endpoint in registry:
+        endpoint.metrics.record_failure("unavailable", 0.0, 0, 0)
+        endpoint.learn()
+    eligible = Eligible(tuple(registry), {}, registry.journal)
+    selector, chosen = which(), set[int]()
+    for _ in range(MANY):
+        ranking = await selector.select(QueryRequest(query="hello"), eligible)
+        chosen.add(ranking.best())
+        eligible[ranking.best()].assign()
+    assert len(chosen) == MANY
+
+
+async def test_many_free_models_are_equals_however_long_their_answers() -> None:
+    registry = registry_of(
+        [model(f"m{i}", cost_per_1k_tokens=0, max_output_tokens=10 * (1 + i)) for i in range(MANY)]
+    )
+    eligible = Eligible(tuple(registry), {}, registry.journal)
+    selector, chosen = CostOptimizedSelector(), set[int]()
+    for _ in range(MANY):
+        ranking = await selector.select(QueryRequest(query="hello"), eligible)
+        chosen.add(ranking.best())
+        eligible[ranking.best()].assign()
+    assert len(chosen) == MANY
+
+
+async def test_turns_of_one_kind_of_request_leave_those_of_another_alone() -> None:
+    # Long requests go to those whose input is cheap, short ones to the others.
+    configs = [
+        model(
+            f"{kind}{i}",
+            cost_per_1k_tokens=price_in,
+            output_cost_per_1k=price_out,
+            weight=10.0 if kind == "in" and i < 10 else 1.0,
+        )
+        for kind, price_in, price_out in (("in", 0.001, 0.1), ("out", 0.1, 0.001))
+        for i in range(20)
+    ]
+    router = LLMRouter(configs, seed=1)
+    chosen: Counter[str] = Counter()
+    for _ in range(1100):
+        for query, longest in (("x" * 8_000, 1), ("x", 256)):
+            decision = await router.route(query, max_tokens=longest, strategy="cost_optimized")
+            chosen[decision.selected_model.model_id] += 1
+    assert {chosen[f"in{i}"] for i in range(10)} == {100}
+    assert {chosen[f"in{i}"] for i in range(10, 20)} == {10}
+    assert {chosen[f"out{i}"] for i in range(20)} == {55}
+
+
 async def test_one_of_many_equals_that_was_busy_long_has_no_turns_to_make_up_for() -> None:
     registry = registry_of([model(f"m{i}") for i in range(MANY)])
     eligible = Eligible(tuple(registry), {}, registry.journal)

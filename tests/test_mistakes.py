@@ -484,7 +484,7 @@ async def test_what_cannot_be_benchmarked_is_named(given: dict[str, Any], messag
 @pytest.mark.parametrize("score", [float("nan"), "0.5", None])
 def test_a_score_that_cannot_be_compared_is_named(score: Any) -> None:
     candidates: Any = list(LLMRouter(models("ab"))._registry)
-    with pytest.raises(ValueError, match=f"score of b must be a number, got {score!r}"):
+    with pytest.raises(ValueError, match=f"must be a number, got {score!r} for <Endpoint b"):
         Ranking(candidates, [0.5, score])
 
 

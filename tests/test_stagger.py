@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+from collections.abc import AsyncGenerator
 from contextvars import ContextVar
 from typing import Any
 
@@ -10,6 +12,7 @@ import pytest
 
 from asyncroute import (
     Call,
+    Chunk,
     Completion,
     ConfigurationError,
     FallbackStrategy,
@@ -47,6 +50,20 @@ def free(provider: Provider, ids: str = "abc", **settings: Any) -> LLMRouter:
 
 def is_at_rest(router: LLMRouter) -> bool:
     return all((e.assigned, e.lane.in_flight) == (0, 0) for e in router._registry)
+
+
+class Streaming:
+    """Streams a word after a while."""
+
+    cancels_promptly = True
+
+    async def complete(self, call: Call, /) -> Completion:
+        return Completion("hello", Usage(1, 1))
+
+    async def stream(self, call: Call, /) -> AsyncGenerator[Chunk]:
+        await asyncio.sleep(0.1)
+        yield Chunk("hello")
+        yield Chunk("", finish_reason="stop", usage=Usage(1, 1))
 
 
 class Planning:
@@ -580,3 +597,38 @@ async def test_a_storm_of_every_mode_settles_everything(promptly: bool) -> None:
     assert calls == len(provider.calls)
     confirmed = stats["total_cost"] - stats["estimated_cost"]
     assert confirmed == pytest.approx(provider.total)
+
+
+async def test_a_hedge_that_is_never_to_come_costs_nothing_and_keeps_nothing() -> None:
+    async with free(Scripted({"a": fails(), "b": fails(), "c": fails()})) as router:
+        for hedge_after in (1e308, float("inf")):
+            result = await router.execute("hello", mode="hedged", hedge_after=hedge_after)
+            assert [attempt.role for attempt in result.attempts][:2] == ["first", "fallback"]
+        assert is_at_rest(router)
+
+
+async def test_a_hedged_request_of_one_model_has_no_hedge() -> None:
+    provider = Scripted({"a": answers(after=1.0)})
+    async with free(provider) as router:
+        result = await router.execute("hello", mode="hedged", width=1, hedge_after=0.1)
+    assert roles(result) == [("a", "first", "won")]
+    assert provider.calls == ["a"]
+
+
+async def test_a_hedged_stream_leaves_nothing_for_the_cyclic_collector() -> None:
+    async with free(Streaming()) as router:
+
+        async def read() -> None:
+            async with router.stream("hello", mode="hedged", hedge_after=0.01) as stream:
+                assert [chunk.text async for chunk in stream] == ["hello", ""]
+
+        await read()
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(20):
+                await read()
+            await asyncio.sleep(0)
+            assert gc.collect() == 0
+        finally:
+            gc.enable()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable
 from contextvars import Context
-from math import inf
 from typing import NoReturn, Protocol, TypeVar, final
 
 from anyio.lowlevel import checkpoint_if_cancelled
@@ -24,6 +23,10 @@ T = TypeVar("T")
 
 TICK = 0.02
 """Seconds that share one timer: an entry expires up to this much late, never early."""
+
+
+_NEVER = 1e12
+"""The instant that never comes: some 30,000 years on, where ticks are not told apart any more."""
 
 
 class Expiring(Protocol):
@@ -66,9 +69,9 @@ class Deadlines:
         """Let `entry` expire at the instant `at` of the loop's clock.
 
         Returns:
-            What to `discard(entry)` from to disarm it; None if `at` is never.
+            What to `discard(entry)` from to disarm it; None if `at` is never, or too far to count.
         """
-        if at == inf:
+        if at >= _NEVER:
             return None
         tick = int(at / TICK) + 1
         bucket = self._buckets.get(tick)

@@ -162,7 +162,7 @@ class Executor:
                 attempt = course.next_try(self.runtime.now())  # choosing may have taken its time
             if attempt is None or not attempt.runs_inline:
                 winner = await staggered(course, manner, plan, choice.first).run(attempt)
-            elif manner.mode == "hedged":
+            elif manner.mode == "hedged" and manner.width != 1:
                 winner = await hedging_of(course, manner, choice.first).run(attempt)
             else:
                 await attempt.run()  # nothing runs beside it that would have to be watched

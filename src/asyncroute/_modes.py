@@ -106,7 +106,7 @@ def staggered(
     mode = manner.mode
     if mode is None and plan is not None:
         return _planned(course, manner, plan)
-    if mode == "hedged":
+    if mode == "hedged" and manner.width != 1:
         hedging = hedging_of(course, manner, first, streams=streams)
         return Stagger(course, FirstAnswer(), hedging=hedging)
     if mode == "race":

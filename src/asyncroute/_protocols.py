@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from math import inf, isnan
+from math import inf
 from typing import Any, Protocol, Self, final, runtime_checkable
 
 from asyncroute._arguments import check_mapping, is_number, is_whole
@@ -217,16 +217,16 @@ class Ranking:
                 f"a ranking needs a score for each candidate, got {len(scores)} scores"
                 f" for {len(candidates)} candidates"
             )
-        if not _can_be_ordered(scores):
-            for candidate, score in zip(candidates, scores, strict=True):
-                if not _can_be_ordered([score]):
-                    raise ValueError(
-                        f"the score of {candidate.config.model_id} must be a number, got {score!r}"
-                    )
+        for candidate, score in zip(candidates, scores, strict=True):
+            if not _is_comparable(score):
+                raise ValueError(f"a score must be a number, got {score!r} for {candidate!r}")
         if plan is not None and not isinstance(plan, Plan):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError(f"plan must be a Plan or None, got {plan!r}")
-        self.candidates = candidates
-        self.scores = scores
+        # Kept as they are now: who ranks may use a list again.
+        self.candidates: Sequence[Candidate] = (
+            tuple(candidates) if isinstance(candidates, list) else candidates
+        )
+        self.scores = tuple(scores)
         self.plan = plan
         self.votes = votes
         self.captured = None
@@ -271,10 +271,10 @@ class Ranking:
         return f"<Ranking {ranked}>"
 
 
-def _can_be_ordered(scores: Sequence[float]) -> bool:
+def _is_comparable(score: Any) -> bool:
     try:
-        return not isnan(sum(scores))  # by a call in C, however many there are
-    except TypeError:
+        return bool(score >= 0 or score < 0)  # which not-a-number is not
+    except (ArithmeticError, TypeError, ValueError):
         return False
 
 

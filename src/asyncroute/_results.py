@@ -95,7 +95,9 @@ class RoutingDecision(_Traced):
             """Shape a field that was not read before: see `decided`."""
             if name not in _FIELDS:
                 raise AttributeError(f"a RoutingDecision has no {name!r}")
-            trace = _trace_slot.__get__(self)
+            trace = getattr(self, "trace", None)
+            if trace is None:
+                raise AttributeError(f"{name!r} was not set")
             if name == "fallback_models":  # takes sorting, and is asked for by itself
                 value = trace.fallbacks()
             else:
@@ -175,7 +177,7 @@ class _Shaped(NamedTuple):
     voted: Mapping[str, Mapping[str, float]]
 
     def facts(self) -> tuple[Any, ...]:
-        return ()  # the decision was given them
+        raise AttributeError("the decision was given its fields")
 
     def candidates(self) -> tuple[CandidateView, ...]:
         return self.seen
@@ -278,7 +280,6 @@ def _wrapped(text: str) -> str:
 
 
 _FIELDS = tuple(field.name for field in fields(RoutingDecision))
-_trace_slot: Any = _Traced.trace
 
 
 def decided(trace: Trace) -> RoutingDecision:

@@ -131,6 +131,7 @@ class Stagger:
         self._is_over = True
         if self._hedging is not None:
             self._hedging.disarm()
+            self._hedging.stagger = None  # no way back to here: see `Course.dissolve`
         if self._ended or self._live:
             await self._end_others(winner, why)
 

@@ -29,8 +29,8 @@ price of a token in, the usual number of tokens out and the price of a token out
 `View` say of which state that is."""
 
 _Entry: TypeAlias = tuple[float, float, float, float, int]
-"""On a shelf, the best last: the state's score, the price of a token in negated, the load negated,
-when it is due negated, the place."""
+"""On a shelf, the best last: the state's score, the price of a token in negated (0 where the cost
+does not count), the load negated, when it is due negated, the place."""
 
 _Kind: TypeAlias = tuple[int, int, int]
 """What those on a shelf share: the binary exponents of a token's price in, of a quarter of the
@@ -41,7 +41,10 @@ _ANY: _Kind = (0, 0, 0)
 
 _MOST_EQUAL = 4
 """Equally good endpoints that are looked at: of those with the same state and prices the least
-loaded come first, and of those who is due."""
+loaded come first, and of those who is due. Others are equal by accident."""
+
+_LEAST_SHARE = 1e-6
+"""Of the largest weight: a smaller one counts as this."""
 
 
 @final
@@ -93,7 +96,8 @@ class Index:
         "_parts",
         "_read",
         "_shelves",
-        "_time",
+        "_strides",
+        "_times",
         "_weight",
     )
 
@@ -107,8 +111,11 @@ class Index:
         self._eligible = eligible
         self._weight = weight
         self._part_of = part_of
-        self._time = 0.0  # in turns of an endpoint of weight 1
-        self._due = [rng.random() / endpoint.config.weight for endpoint in eligible]
+        weights = [endpoint.config.weight for endpoint in eligible]
+        least = _LEAST_SHARE * max(weights)
+        self._strides = [1.0 / max(weight, least) for weight in weights]
+        self._due = [rng.random() * stride for stride in self._strides]
+        self._times: dict[_Kind, float] = {}  # the turns of each shelf go on by themselves
         self._read = eligible.journal.end
         self._parts = [part_of(endpoint) for endpoint in eligible]
         self._entries: list[tuple[_Kind, _Entry]] = []
@@ -139,9 +146,11 @@ class Index:
         """Choose the least loaded of equals, of those the one that is due first."""
         parts, due = self._parts, self._due
         place = min(equals, key=lambda each: (parts[each][4], due[each]))
-        # What was not asked for long has one turn at once, and no more to make up for.
-        self._time = max(self._time, due[place])
-        due[place] = self._time + 1.0 / self._eligible.endpoints[place].config.weight
+        # One that was not asked for long has a turn at once, and no more to make up for.
+        kind = self._entries[place][0]
+        first = min(due[each] for each in equals)
+        self._times[kind] = now = max(self._times.get(kind, 0.0), first)
+        due[place] = max(now, due[place]) + self._strides[place]
         self._lay(place, parts[place])
         return place
 
@@ -203,7 +212,10 @@ class Index:
 
     def _laid(self, place: int, part: Part) -> tuple[_Kind, _Entry]:
         state, price_in, _, _, load, _ = part
-        kind = _kind_of(part) if self._weight else _ANY
+        if self._weight:
+            kind = _kind_of(part)
+        else:
+            kind, price_in = _ANY, 0.0
         entry = (state, -price_in, -load, -self._due[place], place)
         shelf = self._shelves.get(kind)
         if shelf is None:
@@ -214,6 +226,8 @@ class Index:
 
 def _kind_of(part: Part) -> _Kind:
     _, price_in, usual, price_out, _, _ = part
+    if not price_out:
+        usual = 0.0  # then it makes no difference
     return frexp(price_in)[1], frexp(usual)[1] // 2, frexp(price_out)[1]
 
 

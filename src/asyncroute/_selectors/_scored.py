@@ -120,7 +120,7 @@ class SplitSelector(ScoredSelector):
         return score
 
     async def select(self, request: QueryRequest, candidates: Sequence[Candidate], /) -> Ranking:
-        """Rank by score; equals by load, then by lot."""
+        """Rank by score; equals by load, then by lot, or among many by turns."""
         if not isinstance(candidates, Eligible):
             if isinstance(candidates, Remaining):
                 return self._select_of_many(request, candidates.eligible, candidates.left_out)

@@ -95,7 +95,7 @@ class LeastLoadedSelector(SplitSelector):
     """The least busy first: `1 / (1 + load)`, load being requests over slots.
 
     A request counts from the moment it was sent to a model, so that a burst spreads; equals are
-    chosen by lot.
+    chosen by lot, or among more than 32 by turns.
     """
 
     def state_score(self, candidate: Candidate, /) -> float:
