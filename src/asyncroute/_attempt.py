@@ -490,6 +490,8 @@ class Try(Interruptible):
         endpoint = self.endpoint
         if self.sent_at is None:
             endpoint.health.forget(permit)
+            if permit.is_probe:
+                endpoint.heed(now)  # another one may be sent
         elif self.completion is None:
             self._tell_of_failure(permit, now)
         else:

@@ -123,7 +123,7 @@ class Choice:
             self.tokens_in * price_in + tokens_out * price_out,
             scaled_latency(latency, tokens_out, usual) * 1000,
             ranking.score_at(ranking.best()),
-            self._rejected,
+            dict(self._rejected),
             self._relaxed,
             self._cached,
         )

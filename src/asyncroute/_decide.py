@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import random
 from bisect import bisect_left
-from collections.abc import Collection, Hashable, Mapping, Sequence
-from math import inf
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, Literal, final
 
+from asyncroute._aside import Aside, Reasons
 from asyncroute._cache import CacheManager
 from asyncroute._course import Choice
 from asyncroute._endpoint import Eligible, Endpoint, View
@@ -190,47 +190,30 @@ class Decider:
     def _narrowed(
         self, eligible: Eligible, rejected: Mapping[Endpoint, str], now: float
     ) -> tuple[Sequence[Endpoint], Sequence[Endpoint], Mapping[str, str]]:
-        """Return who is left for the selector, who may come after them, and why the others not."""
-        away, held_back = self._set_aside(eligible, rejected, now)
-        if not (rejected or away or held_back):
-            return eligible, (), eligible.rejected
-        reasons = {**eligible.rejected, **_by_id(away), **_by_id(held_back), **_by_id(rejected)}
+        """Return who is left for the selector, who may come after them, and why the others not.
+
+        Those that are rejected do not come later either. Models that have just recovered come
+        first only as often as their weight says.
+        """
+        aside = eligible.aside
+        if aside is None or not aside.holds(eligible.journal.trouble, now):
+            aside = eligible.aside = Aside(eligible, now)
+        held_back: dict[Endpoint, str] = {}
+        for endpoint in aside.ramping:
+            weight = endpoint.health.weight(now)
+            if endpoint not in rejected and self._rng.random() >= weight:
+                held_back[endpoint] = f"comes back slowly, to {weight:.0%} so far"
+        if not rejected and not held_back:
+            return aside.left, aside.later, Reasons(eligible.rejected, aside.away, now, {})
+        away = {e: why for e, why in aside.away.items() if e not in rejected}
+        later = (*held_back, *away)
         candidates = eligible.without(rejected, away, held_back)
-        later = (*held_back, *away)  # they may be back by the time they are needed
         if not candidates and held_back:
-            for endpoint in held_back:
-                del reasons[endpoint.model_id]
-            candidates, later = eligible.without(rejected, away), (*away,)
+            candidates, later, held_back = eligible.without(rejected, away), (*away,), {}
         elif not candidates:
             candidates, later = eligible.without(rejected), ()
-        return candidates, later, reasons
-
-    def _set_aside(
-        self, eligible: Eligible, rejected: Collection[Endpoint], now: float
-    ) -> tuple[Mapping[Endpoint, str], Mapping[Endpoint, str]]:
-        """Return those that health keeps calls away from, and those that are to come later.
-
-        Those that are rejected are neither: they do not come later either.
-
-        Models that have just recovered come first only as often as their weight says.
-        """
-        away: dict[Endpoint, str] = {}
-        held_back: dict[Endpoint, str] = {}
-        troubled = self._registry.journal.troubled
-        for endpoint in tuple(troubled):
-            if endpoint not in eligible.places or endpoint in rejected:
-                continue
-            health = endpoint.health
-            available_at = health.available_at(now)
-            if available_at > now:
-                status = health.status(now).replace("_", " ")
-                until = "" if available_at == inf else f" for {available_at - now:.3g} s"
-                away[endpoint] = f"is {status}{until}"
-            elif not health.is_ramping(now):
-                troubled.discard(endpoint)  # it may be called again: as a probe, or freely
-            elif self._rng.random() >= health.weight(now):
-                held_back[endpoint] = f"comes back slowly, to {health.weight(now):.0%} so far"
-        return away, held_back
+        others = _by_id(held_back) | _by_id(rejected)
+        return candidates, later, Reasons(eligible.rejected, away, now, others)
 
     def _relax(
         self, request: QueryRequest, tokens_in: int, reasons: Mapping[str, str], now: float

@@ -54,6 +54,7 @@ class Journal:
         longest_output: No endpoint's usual output was ever longer, in tokens.
         slowest: No endpoint's expected latency was ever longer, in seconds.
         troubled: Endpoints that may not be called freely just now.
+        trouble: How often something changed about those.
     """
 
     __slots__ = (
@@ -62,6 +63,7 @@ class Journal:
         "learnt_at",
         "longest_output",
         "slowest",
+        "trouble",
         "troubled",
         "unlearned",
     )
@@ -74,6 +76,7 @@ class Journal:
         self.longest_output = 0.0
         self.slowest = 0.0
         self.troubled: set[Endpoint] = set()
+        self.trouble = 0
 
     def note(self, endpoint: Endpoint) -> None:
         """Say that something that scores depend on has changed."""
@@ -106,6 +109,7 @@ class Journal:
         self.changes.clear()
         self.unlearned.discard(endpoint)
         self.troubled.discard(endpoint)
+        self.trouble += 1
 
 
 View: TypeAlias = tuple[ModelConfig, float, float, float, float]
@@ -298,13 +302,15 @@ class Endpoint:
         journal.note(self)
 
     def heed(self, now: float) -> None:
-        """Take up what health says now. Called whenever it may have changed for the worse."""
-        health = self.health
+        """Take up what health says now. Called whenever it may have changed, but for time."""
+        health, journal = self.health, self.journal
         is_away = health.available_at(now) > now or health.is_ramping(now)
         if is_away and not self.is_removed:
-            self.journal.troubled.add(self)
-        else:
-            self.journal.troubled.discard(self)
+            journal.troubled.add(self)
+            journal.trouble += 1
+        elif self in journal.troubled:
+            journal.troubled.discard(self)
+            journal.trouble += 1
 
     def block(self, until: float, now: float) -> None:
         """Keep calls away from its whole quota group until an instant: a Retry-After."""
@@ -342,11 +348,13 @@ class Eligible(Sequence[Endpoint]):
         tightest_limit: The lowest tokens per minute among them.
         is_large: Whether looking at each of them for every request would take too long.
         places: Where each of them stands.
+        aside: Who of them was set aside when that was last looked at.
         indexes: By selector, what finds the best of the set.
         journal: What is known of all endpoints together.
     """
 
     __slots__ = (
+        "aside",
         "dearest_input",
         "dearest_output",
         "endpoints",
@@ -370,6 +378,7 @@ class Eligible(Sequence[Endpoint]):
         self.tightest_limit = min((limit for limit in limits if limit is not None), default=inf)
         self.is_large = len(self.endpoints) > _MANY
         self.places = {endpoint: i for i, endpoint in enumerate(self.endpoints)}
+        self.aside: Any = None  # an `Aside`, which is made of sets
         self.indexes: dict[object, Any] = {}
 
     def keep_index(self, selector: object, index: Any) -> None:
@@ -378,12 +387,9 @@ class Eligible(Sequence[Endpoint]):
             del self.indexes[next(iter(self.indexes))]
         self.indexes[selector] = index
 
-    def without(self, *groups: Collection[Endpoint]) -> Sequence[Endpoint]:
+    def without(self, *groups: Collection[Endpoint]) -> Remaining:
         """Return the set without those of some groups."""
-        left_out = {endpoint for group in groups for endpoint in group}
-        if self.is_large:
-            return Remaining(self, left_out)
-        return [endpoint for endpoint in self.endpoints if endpoint not in left_out]
+        return Remaining(self, {endpoint for group in groups for endpoint in group})
 
     @overload
     def __getitem__(self, index: int, /) -> Endpoint: ...
@@ -405,7 +411,7 @@ class Eligible(Sequence[Endpoint]):
 
 @final
 class Remaining(Sequence[Endpoint]):
-    """A large set without some: listed only when somebody goes through it.
+    """A set without some: listed only when somebody goes through it.
 
     Attributes:
         eligible: The set.
@@ -431,5 +437,12 @@ class Remaining(Sequence[Endpoint]):
     def __getitem__(self, index: int | slice, /) -> Endpoint | Sequence[Endpoint]:
         return self._listed()[index]
 
+    def __iter__(self) -> Iterator[Endpoint]:
+        return iter(self._listed())
+
     def __len__(self) -> int:
         return len(self.eligible.endpoints) - len(self.left_out)
+
+    def __repr__(self) -> str:
+        ids = ", ".join(endpoint.model_id for endpoint in self)
+        return f"<Remaining {ids}>"

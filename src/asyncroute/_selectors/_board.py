@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from math import inf
 from typing import final
 
@@ -46,8 +46,12 @@ class Board:
         # The scores of their states with their places, in ascending order.
         self._states = sorted((part[0], place) for place, part in enumerate(self._parts))
 
-    def best(self, tokens_in: int, longest: float) -> tuple[list[Part], int, float, list[int]]:
+    def best(
+        self, tokens_in: int, longest: float, away: Collection[Endpoint]
+    ) -> tuple[list[Part], int, float, list[int]]:
         """Find the best endpoint for a request of so many tokens in, and at most so many out.
+
+        Those that are away are passed over; one must not be.
 
         Returns:
             What was scored of each, not to be changed; the place of the best, its score, and the
@@ -55,12 +59,14 @@ class Board:
         """
         if self._read != self._journal.end:
             self._catch_up()
-        parts, weight = self._parts, self._weight
+        parts, weight, endpoints = self._parts, self._weight, self._eligible.endpoints
         best, highest, limit = 0, -1.0, -1.0
         equals: list[int] = []
         for state, place in reversed(self._states):
             if state < limit:
                 break
+            if away and endpoints[place] in away:
+                continue
             _, price_in, usual, price_out, _, _ = parts[place]
             # As `SplitSelector.score`, whose calls would take twice as long.
             tokens_out = usual if usual < longest else longest
@@ -107,9 +113,19 @@ class BoardRanking(Ranking):
         best: The place of the best one.
         score: Its score.
         weight: The share of the cost in the score.
+        away: Endpoints that are not to be ranked.
     """
 
-    __slots__ = ("_best", "_parts", "_request", "_score", "_scores", "_weight")
+    __slots__ = (
+        "_away",
+        "_best",
+        "_endpoints",
+        "_parts",
+        "_request",
+        "_score",
+        "_scores",
+        "_weight",
+    )
 
     def __init__(
         self,
@@ -119,8 +135,9 @@ class BoardRanking(Ranking):
         best: int,
         score: float,
         weight: float,
+        away: Collection[Endpoint],
     ) -> None:
-        self.candidates = candidates
+        self.candidates = self._endpoints = candidates
         self.captured = self._parts = captured
         self.plan = self.votes = self._order = None
         self._scores: list[float] | None = None
@@ -128,6 +145,7 @@ class BoardRanking(Ranking):
         self._best = best
         self._score = score
         self._weight = weight
+        self._away = away
 
     @property
     def scores(self) -> Sequence[float]:
@@ -149,6 +167,8 @@ class BoardRanking(Ranking):
             if order[0] != best:
                 order.remove(best)
                 order.insert(0, best)
+            if self._away:
+                order = [place for place in order if self._endpoints[place] not in self._away]
             self._order = order
         return self._order
 

@@ -43,7 +43,7 @@ class RoundRobinSelector:
 
     async def select(self, request: QueryRequest, candidates: Sequence[Candidate], /) -> Ranking:
         """Rank by whose turn it is; the turn advances."""
-        if isinstance(candidates, Remaining):
+        if isinstance(candidates, Remaining) and candidates.eligible.is_large:
             return self._select_of_many(candidates.eligible, candidates.left_out)
         if isinstance(candidates, Eligible) and candidates.is_large:
             return self._select_of_many(candidates, ())

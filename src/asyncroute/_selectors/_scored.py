@@ -19,6 +19,8 @@ from asyncroute._selectors._index import Index, IndexedRanking, Part
 
 __all__ = ("ScoredSelector", "SplitSelector", "cost_score", "ranked")
 
+_NOBODY: Collection[Endpoint] = ()
+
 COST_SCALE = 0.01
 """Dollars a request that score 0.5 for cost."""
 
@@ -121,23 +123,26 @@ class SplitSelector(ScoredSelector):
 
     async def select(self, request: QueryRequest, candidates: Sequence[Candidate], /) -> Ranking:
         """Rank by score; equals by load, then by lot, or among many by turns."""
-        if not isinstance(candidates, Eligible):
-            if isinstance(candidates, Remaining):
-                return self._select_of_many(request, candidates.eligible, candidates.left_out)
+        if isinstance(candidates, Eligible):
+            eligible, away = candidates, _NOBODY
+        elif isinstance(candidates, Remaining):
+            eligible, away = candidates.eligible, candidates.left_out
+        else:
             return await super().select(request, candidates)
-        if candidates.is_large:
-            return self._select_of_many(request, candidates, ())
-        endpoints = candidates.endpoints
+        if eligible.is_large:
+            return self._select_of_many(request, eligible, away)
+        endpoints = eligible.endpoints
         if len(endpoints) == 1:
-            return Ranking(candidates, (1.0,))
-        board = candidates.indexes.get(self)
+            return Ranking(endpoints, (1.0,))
+        board = eligible.indexes.get(self)
         if board is None:
-            board = Board(candidates, self.cost_weight, self._part)
-            candidates.keep_index(self, board)
-        parts, place, score, equals = board.best(input_tokens(request), request.max_tokens or inf)
+            board = Board(eligible, self.cost_weight, self._part)
+            eligible.keep_index(self, board)
+        n, m = input_tokens(request), request.max_tokens or inf
+        parts, place, score, equals = board.best(n, m, away)
         if equals:
             place = drawn(endpoints, [place, *equals], self._rng)
-        return BoardRanking(request, endpoints, parts, place, score, self.cost_weight)
+        return BoardRanking(request, endpoints, parts, place, score, self.cost_weight, away)
 
     def _select_of_many(
         self, request: QueryRequest, eligible: Eligible, away: Collection[Endpoint]
