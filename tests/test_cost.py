@@ -243,6 +243,16 @@ async def test_a_call_takes_no_more_calls_of_functions_than_it_needs(name: str) 
     assert max(taken) <= CEILINGS[name]
 
 
+@pytest.mark.parametrize("count", [30, 300])
+async def test_a_decision_takes_no_longer_where_many_are_set_aside(count: int) -> None:
+    async with LLMRouter(models(map(str, range(count))), {"*": Instant()}) as router:
+        now = asyncio.get_running_loop().time()
+        for endpoint in list(router._registry)[: count // 3]:
+            endpoint.block(now + 30, now)
+        await warm_up(router, route)
+        assert functions_called(lambda: finish(route(router))) <= 120
+
+
 def test_a_router_of_many_models_is_made_in_one_pass() -> None:
     few, many = models(map(str, range(50))), models(map(str, range(400)))
     LLMRouter(few)  # what is done once only is done by now

@@ -15,7 +15,7 @@ from asyncroute import (
     Ranking,
     RoutingDecision,
 )
-from support import InOrder, Scripted, fails, model, models, router_of, together
+from support import InOrder, Scripted, answers, fails, model, models, now, router_of, together
 
 
 def router_over(*configs: Any, **settings: Any) -> LLMRouter:
@@ -304,6 +304,55 @@ async def test_a_model_set_aside_is_no_candidate_but_is_when_all_are() -> None:
         assert ids(await router.route("hello", models=["a"])) == ["a"]
         await asyncio.sleep(3.1)
         assert ids(await router.route("hello")) == ["a", "b"]
+
+
+async def test_who_is_set_aside_is_known_at_once_and_until_it_ends() -> None:
+    async with router_of(Scripted(), "abc") as router:
+        a, b = router._registry["a"], router._registry["b"]
+        assert ids(await router.route("hello")) == ["a", "b", "c"]
+        a.block(now() + 0.5, now())
+        assert ids(await router.route("hello")) == ["b", "c"]
+        b.block(now() + 2.0, now())
+        decision = await router.route("hello")
+        assert ids(decision) == ["c"]
+        await asyncio.sleep(0.4)
+        assert decision.rejected == {
+            "a": "is rate limited for 0.5 s",
+            "b": "is rate limited for 2 s",
+        }
+        assert (await router.route("hello")).rejected["a"] == "is rate limited for 0.1 s"
+        await asyncio.sleep(0.1)
+        assert ids(await router.route("hello")) == ["a", "c"]
+        await asyncio.sleep(1.5)
+        assert ids(await router.route("hello")) == ["a", "b", "c"]
+
+
+async def test_a_probe_that_never_was_sent_gives_way_to_the_next_at_once() -> None:
+    configs = models("ab", max_concurrent_requests=1)
+    async with router_of(Scripted({"a": answers(after=60.0)}), configs) as router:
+        a = router._registry["a"]
+        busy = asyncio.create_task(router.execute("hello", timeout=100))
+        await asyncio.sleep(1)
+        a.health.eject(a.health.pass_anyway(), now(), may_eject=True)
+        a.heed(now())
+        await asyncio.sleep(10)
+        probing = asyncio.create_task(router.execute("hello", models=["a"], timeout=200))
+        await asyncio.sleep(1)
+        assert a.lane.queued == 1
+        assert ids(await router.route("hello")) == ["b"]
+        probing.cancel()
+        await asyncio.gather(probing, return_exceptions=True)
+        assert ids(await router.route("hello")) == ["a", "b"]
+        busy.cancel()
+
+
+async def test_with_all_set_aside_the_best_comes_first_all_the_same() -> None:
+    async with router_of(Scripted(), "ab") as router:
+        for endpoint in router._registry:
+            endpoint.block(now() + 5, now())
+        decision = await router.route("hello")
+        assert ids(decision) == ["a", "b"]
+        assert set(decision.rejected) == {"a", "b"}
 
 
 async def test_a_recovered_model_comes_first_only_now_and_then() -> None:
