@@ -283,6 +283,16 @@ async def test_a_kept_decision_does_not_herd_a_burst() -> None:
     assert all(8 <= provider.count[each] <= 12 for each in "abcd")
 
 
+async def test_why_a_model_is_left_out_is_told_as_it_was_when_deciding() -> None:
+    router = router_over(model("a", cost_per_1k_tokens=1), model("b", avg_latency_ms=9000))
+    decision = await router.route("hello", max_cost=0.1, max_tokens=100)
+    slow = await router.route("hello", max_latency_ms=5000)
+    router.update_model("a", cost_per_1k_tokens=2)
+    router.update_model("b", avg_latency_ms=10)
+    assert decision.rejected == {"a": "is expected to cost $0.106, above max_cost $0.1"}
+    assert slow.rejected == {"b": "is expected to take 9000 ms, above max_latency_ms 5000"}
+
+
 async def test_routing_reserves_nothing() -> None:
     router = LLMRouter(models("ab"))
     for _ in range(20):

@@ -1,15 +1,15 @@
-"""Who is set aside for a while in one eligible set, and how that is told."""
+"""Who is set aside for a while in one eligible set."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from math import inf
 from typing import TYPE_CHECKING, NamedTuple, final
 
 if TYPE_CHECKING:
     from asyncroute._endpoint import Eligible, Endpoint
 
-__all__ = ("Aside", "Reasons")
+__all__ = ("Aside", "why_away")
 
 _LOOK_AGAIN = 1.0
 """Seconds after which health is asked again in any case."""
@@ -68,49 +68,6 @@ class Aside:
         return trouble == self._trouble and self._at <= now < self._until
 
 
-@final
-class Reasons(Mapping[str, str]):
-    """Why models are not eligible, by id: put into words when somebody reads it.
-
-    Args:
-        lasting: The reasons of those that are not eligible for this kind of request.
-        away: Those that are set aside by health.
-        now: When that was decided.
-        others: The reasons of those that this request rules out, or that are held back.
-    """
-
-    __slots__ = ("_away", "_lasting", "_now", "_others", "_worded")
-
-    def __init__(
-        self,
-        lasting: Mapping[str, str],
-        away: Mapping[Endpoint, Away],
-        now: float,
-        others: Mapping[str, str],
-    ) -> None:
-        self._lasting = lasting
-        self._away = away
-        self._now = now
-        self._others = others
-        self._worded: dict[str, str] | None = None
-
-    def _in_words(self) -> dict[str, str]:
-        if self._worded is None:
-            away = {
-                endpoint.model_id: _said(why, self._now) for endpoint, why in self._away.items()
-            }
-            self._worded = {**self._lasting, **away, **self._others}
-        return self._worded
-
-    def __getitem__(self, model_id: str) -> str:
-        return self._in_words()[model_id]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._in_words())
-
-    def __len__(self) -> int:
-        return len(self._in_words())
-
-
-def _said(why: Away, now: float) -> str:
+def why_away(now: float, why: Away) -> str:
+    """Say why no call may be sent, as it is at an instant."""
     return f"is {why.status}" + ("" if why.until == inf else f" for {why.until - now:.3g} s")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import random
 from bisect import bisect_left
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal, final
 
-from asyncroute._aside import Aside, Reasons
+from asyncroute._aside import Aside, why_away
+from asyncroute._bounds import over_limits, why_over_limit
 from asyncroute._cache import CacheManager
 from asyncroute._course import Choice
 from asyncroute._endpoint import Eligible, Endpoint, View
@@ -15,6 +17,7 @@ from asyncroute._errors import NoEligibleModelError
 from asyncroute._estimate import input_tokens
 from asyncroute._inputs import Capability, Message, QueryRequest
 from asyncroute._protocols import ModelSelector, Ranking
+from asyncroute._reasons import Reasons
 from asyncroute._registry import Registry
 
 __all__ = ("RELAXED_IN_ORDER", "Decider")
@@ -73,18 +76,21 @@ class Decider:
             journal.take_up(now)
         tokens_in = input_tokens(request)
         eligible, cached = self._eligible(request, tokens_in, now)
-        rejected = _over_limits(eligible, request, tokens_in)
+        rejected = over_limits(eligible, request, tokens_in)
         asked, relaxed = request, ()
         if len(rejected) == len(eligible.endpoints):
-            reasons = {**eligible.rejected, **_by_id(rejected)}
+            reasons = Reasons(
+                eligible.rejected, (rejected, partial(why_over_limit, request, tokens_in))
+            )
             if not self._relaxes:
                 raise _nothing_for(reasons)
             request, relaxed, eligible, rejected = self._relax(request, tokens_in, reasons, now)
         candidates: Sequence[Endpoint] = eligible
         later: Sequence[Endpoint] = ()
-        reasons = eligible.rejected
+        reasons: Mapping[str, str] = eligible.rejected
         if rejected or journal.troubled:
-            candidates, later, reasons = self._narrowed(eligible, rejected, now)
+            why_rejected = partial(why_over_limit, request, tokens_in)
+            candidates, later, reasons = self._narrowed(eligible, rejected, why_rejected, now)
         try:
             ranking = await selector.select(request, candidates)
         except TypeError as error:
@@ -188,7 +194,11 @@ class Decider:
     # What depends on this request, or on this moment
 
     def _narrowed(
-        self, eligible: Eligible, rejected: Mapping[Endpoint, str], now: float
+        self,
+        eligible: Eligible,
+        rejected: Mapping[Endpoint, View],
+        why_rejected: Callable[[View], str],
+        now: float,
     ) -> tuple[Sequence[Endpoint], Sequence[Endpoint], Mapping[str, str]]:
         """Return who is left for the selector, who may come after them, and why the others not.
 
@@ -198,13 +208,15 @@ class Decider:
         aside = eligible.aside
         if aside is None or not aside.holds(eligible.journal.trouble, now):
             aside = eligible.aside = Aside(eligible, now)
-        held_back: dict[Endpoint, str] = {}
+        held_back: dict[Endpoint, float] = {}
         for endpoint in aside.ramping:
             weight = endpoint.health.weight(now)
             if endpoint not in rejected and self._rng.random() >= weight:
-                held_back[endpoint] = f"comes back slowly, to {weight:.0%} so far"
+                held_back[endpoint] = weight
+        why_gone = partial(why_away, now)
         if not rejected and not held_back:
-            return aside.left, aside.later, Reasons(eligible.rejected, aside.away, now, {})
+            reasons = Reasons(eligible.rejected, (aside.away, why_gone))
+            return aside.left, aside.later, reasons
         away = {e: why for e, why in aside.away.items() if e not in rejected}
         later = (*held_back, *away)
         candidates = eligible.without(rejected, away, held_back)
@@ -212,12 +224,17 @@ class Decider:
             candidates, later, held_back = eligible.without(rejected, away), (*away,), {}
         elif not candidates:
             candidates, later = eligible.without(rejected), ()
-        others = _by_id(held_back) | _by_id(rejected)
-        return candidates, later, Reasons(eligible.rejected, away, now, others)
+        reasons = Reasons(
+            eligible.rejected,
+            (away, why_gone),
+            (held_back, "comes back slowly, to {:.0%} so far".format),
+            (rejected, why_rejected),
+        )
+        return candidates, later, reasons
 
     def _relax(
         self, request: QueryRequest, tokens_in: int, reasons: Mapping[str, str], now: float
-    ) -> tuple[QueryRequest, tuple[str, ...], Eligible, Mapping[Endpoint, str]]:
+    ) -> tuple[QueryRequest, tuple[str, ...], Eligible, Mapping[Endpoint, View]]:
         """Drop soft constraints in order until there is a candidate.
 
         Raises:
@@ -231,7 +248,7 @@ class Decider:
             request = request.model_copy(update={field: unset})
             relaxed.append(field)
             eligible, _ = self._eligible(request, tokens_in, now)
-            rejected = _over_limits(eligible, request, tokens_in)
+            rejected = over_limits(eligible, request, tokens_in)
             if len(rejected) < len(eligible.endpoints):
                 return request, tuple(relaxed), eligible, rejected
         raise _nothing_for(reasons)
@@ -251,7 +268,6 @@ def _features_needed(request: QueryRequest) -> frozenset[str]:
 
 
 _NOTHING: frozenset[str] = frozenset()
-_NOBODY: Mapping[Endpoint, str] = {}
 
 
 def _format_type(answer_format: object) -> object:
@@ -264,58 +280,6 @@ def _has_image(message: Message) -> bool:
         isinstance(part, Mapping) and "image" in str(part.get("type"))  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
         for part in content  # pyright: ignore[reportUnknownVariableType]
     )
-
-
-def _over_limits(
-    eligible: Eligible, request: QueryRequest, tokens_in: int
-) -> Mapping[Endpoint, str]:
-    """Return those that break a limit on cost, latency or tokens per minute, with the reason.
-
-    The extremes are looked at first: if the dearest and slowest would do, all do.
-    """
-    journal, fields = eligible.journal, request.__dict__  # as in `_eligible`
-    max_cost, max_latency_ms, asked = (
-        fields["max_cost"],
-        fields["max_latency_ms"],
-        fields["max_tokens"],
-    )
-    longest = journal.longest_output
-    if asked is not None and asked < longest:
-        longest = asked
-    if (
-        (
-            max_cost is None
-            or tokens_in * eligible.dearest_input + longest * eligible.dearest_output <= max_cost
-        )
-        and (max_latency_ms is None or journal.slowest * 1000 <= max_latency_ms)
-        and tokens_in + longest <= eligible.tightest_limit
-    ):
-        return _NOBODY
-    reasons = ((endpoint, _over_limit(endpoint, request, tokens_in)) for endpoint in eligible)
-    return {endpoint: reason for endpoint, reason in reasons if reason is not None}
-
-
-def _over_limit(endpoint: Endpoint, request: QueryRequest, tokens_in: int) -> str | None:
-    tokens_out = endpoint.expected_output(request)
-    if request.max_cost is not None:
-        cost = endpoint.cost_of(tokens_in, tokens_out)
-        if cost > request.max_cost:
-            return f"is expected to cost ${cost:.6g}, above max_cost ${request.max_cost:.6g}"
-    if request.max_latency_ms is not None:
-        latency_ms = endpoint.latency_of(tokens_out) * 1000
-        if latency_ms > request.max_latency_ms:
-            return (
-                f"is expected to take {latency_ms:.0f} ms,"
-                f" above max_latency_ms {request.max_latency_ms:g}"
-            )
-    limit = endpoint.config.tokens_per_minute
-    if limit is not None and tokens_in + tokens_out > limit:
-        return f"has tokens_per_minute {limit}, {tokens_in + tokens_out:.0f} are needed"
-    return None
-
-
-def _by_id(rejected: Mapping[Endpoint, str]) -> dict[str, str]:
-    return {endpoint.model_id: reason for endpoint, reason in rejected.items()}
 
 
 def _selecting_error(error: TypeError, strategy: str) -> TypeError:
@@ -348,4 +312,4 @@ def _nothing_for(reasons: Mapping[str, str]) -> NoEligibleModelError:
     if not reasons:
         return NoEligibleModelError("the router has no models")
     listed = "; ".join(f"{model} {reason}" for model, reason in reasons.items())
-    return NoEligibleModelError(f"no model may serve the request: {listed}", reasons=reasons)
+    return NoEligibleModelError(f"no model may serve the request: {listed}", reasons=dict(reasons))

@@ -389,7 +389,7 @@ class Eligible(Sequence[Endpoint]):
 
     def without(self, *groups: Collection[Endpoint]) -> Remaining:
         """Return the set without those of some groups."""
-        return Remaining(self, {endpoint for group in groups for endpoint in group})
+        return Remaining(self, set[Endpoint]().union(*groups))
 
     @overload
     def __getitem__(self, index: int, /) -> Endpoint: ...
