@@ -19,10 +19,12 @@ from floor import Minimum, MinimumWithCache, MinimumWithFallback, best_of
 from measure import PROMPT, Case, calls_per_second, interleaved, ratio, run, surplus
 from report import Report, Row
 from subject import (
+    AN_HOUR,
     FIELDS,
     NEVER_EJECTED,
     REQUEST,
     FailsFirst,
+    FailsOnce,
     Instant,
     Silent,
     Sleeps,
@@ -91,6 +93,8 @@ async def ours() -> AsyncIterator[dict[str, Case]]:
         caching = await enter(router_of(Instant(), cache=True))
         supervised = await enter(router_of(Instant(promptly=False)))
         failing = await enter(router_of(FailsFirst(), health=NEVER_EJECTED))
+        without_one = await enter(router_of(FailsOnce(), health=AN_HOUR))
+        limited = REQUEST.model_copy(update={"max_cost": 0.0005})
 
         hit = partial(caching.execute, PROMPT, **FIELDS)
         hit_by_messages = partial(caching.execute, MESSAGES, **FIELDS)
@@ -101,6 +105,9 @@ async def ours() -> AsyncIterator[dict[str, Case]]:
             assert (await fill()).cached
         for case in (fall_back, race):
             assert len((await case()).attempts) == 2
+        await without_one.execute(REQUEST)
+        assert len((await without_one.route(REQUEST)).candidates) == 7
+        assert len((await router.route(limited)).candidates) == 4
         yield {
             "execute, ready request": lambda: router.execute(REQUEST),
             "execute, text and keywords": lambda: router.execute(PROMPT, **FIELDS),
@@ -109,6 +116,8 @@ async def ours() -> AsyncIterator[dict[str, Case]]:
             "execute, cached, by text": lambda: caching.execute(PROMPT, **FIELDS),
             "execute, cached, by messages": lambda: caching.execute(MESSAGES, **FIELDS),
             "route": lambda: router.route(REQUEST),
+            "route, one of eight set aside": lambda: without_one.route(REQUEST),
+            "route, a limit rules out four": lambda: router.route(limited),
             "execute, first fails, fallback answers": fall_back,
             "race of two, both settled": race,
             "execute, supervised provider": lambda: supervised.execute(REQUEST),
@@ -145,7 +154,8 @@ async def measure(rounds: int) -> list[Row]:
             extra = surplus(times, name, plain)
             rows.append(Row(f"execute, {name}", extra, *EXTRAS[name], unit="+ x"))
         else:
-            rows.append(Row(name, ratio(times, name), *GATES[name]))
+            gate, aim = GATES.get(name, (None, None))
+            rows.append(Row(name, ratio(times, name), gate, aim))
     share, kept = "1,000 callers, share of the minimum's calls/s", our_rate / least_rate
     rows.append(Row(share, kept, 0.6, 0.7, unit="", at_least=True))
     rows.append(Row("1,000 callers", our_rate, unit="calls/s"))

@@ -63,6 +63,25 @@ class FailsFirst:
         return ANSWER
 
 
+AN_HOUR = HealthSettings(consecutive_failures=1, base_ejection=3600.0, max_ejection=3600.0)
+"""Who fails once is set aside for as long as any benchmark takes."""
+
+
+class FailsOnce:
+    """Fails the first time, and answers from then on."""
+
+    cancels_promptly = True
+
+    def __init__(self) -> None:
+        self.has_failed = False
+
+    async def complete(self, call: Call, /) -> Completion:
+        if not self.has_failed:
+            self.has_failed = True
+            raise UnavailableError("down")
+        return ANSWER
+
+
 class Sleeps:
     """Answers after 10 ms."""
 
