@@ -67,7 +67,7 @@ TOOLS = {"tools": [{"type": "function"}]}
         (
             {"quality_score": 0.4},
             {"required_quality": 0.5},
-            "has quality 0.4, below the required 0.5",
+            "has quality 0.4, below what is required",
         ),
         (
             {"cost_per_1k_tokens": 1},
@@ -291,6 +291,29 @@ async def test_why_a_model_is_left_out_is_told_as_it_was_when_deciding() -> None
     router.update_model("b", avg_latency_ms=10)
     assert decision.rejected == {"a": "is expected to cost $0.106, above max_cost $0.1"}
     assert slow.rejected == {"b": "is expected to take 9000 ms, above max_latency_ms 5000"}
+
+
+async def test_requests_whose_qualities_the_same_models_have_are_of_one_kind() -> None:
+    qualities = {"a": 0.4, "b": 0.6, "c": 0.8}
+    router = router_over(*(model(name, quality_score=q) for name, q in qualities.items()))
+    for quality, found, is_known in (
+        (0.5, ["b", "c"], False),
+        (0.55, ["b", "c"], True),
+        (0.6, ["b", "c"], True),
+        (0.61, ["c"], False),
+        (0.4, ["a", "b", "c"], False),
+        (None, ["a", "b", "c"], True),
+    ):
+        decision = await router.route("hello", required_quality=quality)
+        assert (ids(decision), decision.cached) == (found, is_known)
+
+
+def test_fewer_sets_are_kept_of_many_models() -> None:
+    sizes = [
+        LLMRouter(models(map(str, range(count)))).get_statistics()["decision_cache"]["max_size"]
+        for count in (3, 1000)
+    ]
+    assert sizes == [1000, 100]
 
 
 async def test_routing_reserves_nothing() -> None:

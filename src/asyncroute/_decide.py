@@ -25,6 +25,11 @@ __all__ = ("RELAXED_IN_ORDER", "Decider")
 RELAXED_IN_ORDER = ("max_latency_ms", "required_quality", "capability", "max_cost")
 """The soft constraints, in the order in which `on_no_candidates="relax"` drops them."""
 
+_MOST_KEPT = 100_000
+"""Endpoints in all sets that are kept, about: with what finds the best, half a KiB each."""
+
+_LEAST_SETS, _MOST_SETS = 16, 1000
+
 
 @final
 class Decider:
@@ -41,7 +46,16 @@ class Decider:
             latency or turn, so that a cached decision never herds a burst onto one model.
     """
 
-    __slots__ = ("_is_strict", "_registry", "_relaxes", "_rng", "_steps", "_version", "cache")
+    __slots__ = (
+        "_is_strict",
+        "_qualities",
+        "_registry",
+        "_relaxes",
+        "_rng",
+        "_version",
+        "_windows",
+        "cache",
+    )
 
     def __init__(
         self,
@@ -56,9 +70,11 @@ class Decider:
         self._relaxes = on_no_candidates == "relax"
         self._rng = rng
         self._version = -1
-        self._steps: list[int] = []
+        self._windows: list[int] = []
+        self._qualities: list[float] = []
         # A day: what would make a set wrong clears it, and a large one takes long to make.
-        self.cache: CacheManager[Eligible] = CacheManager(ttl=86400.0)
+        most = min(max(_MOST_KEPT // max(len(registry), 1), _LEAST_SETS), _MOST_SETS)
+        self.cache: CacheManager[Eligible] = CacheManager(max_size=most, ttl=86400.0)
 
     async def decide(
         self, request: QueryRequest, strategy: str, selector: ModelSelector, now: float
@@ -125,7 +141,8 @@ class Decider:
         if registry.version != self._version:
             self._version = registry.version
             self.cache.clear()
-            self._steps = sorted({endpoint.config.max_tokens for endpoint in registry})
+            self._windows = sorted({endpoint.config.max_tokens for endpoint in registry})
+            self._qualities = sorted({endpoint.config.quality_score for endpoint in registry})
         fields = request.__dict__  # an attribute of a pydantic model takes three times as long
         needed = tokens_in + (fields["max_tokens"] or 1)
         needs = _NOTHING
@@ -135,9 +152,9 @@ class Decider:
             fields["capability"],
             fields["models"],
             fields["exclude"],
-            fields["required_quality"],
+            bisect_left(self._qualities, fields["required_quality"] or 0.0),
             needs,
-            bisect_left(self._steps, needed),
+            bisect_left(self._windows, needed),
         )
         eligible = self.cache.get(kind, now)
         if eligible is not None:
@@ -181,7 +198,7 @@ class Decider:
             return f"does not support {', '.join(sorted(needs.difference(config.supports)))}"
         quality = request.required_quality
         if quality is not None and config.quality_score < quality:
-            return f"has quality {config.quality_score:g}, below the required {quality:g}"
+            return f"has quality {config.quality_score:g}, below what is required"
         return None
 
     def _is_capable(self, endpoint: Endpoint, capability: str) -> bool:
