@@ -224,9 +224,9 @@ async def test_similar_queries_share_the_eligible_set() -> None:
     assert not (await router.route("hello")).cached
     assert (await router.route("quite another one")).cached
     assert not (await router.route("hello", capability="analysis")).cached
-    assert not (await router.route("hello", required_quality=0.2)).cached
+    assert (await router.route("hello", required_quality=0.2)).cached  # all have that
     assert (await router.route("hello", max_cost=1, max_latency_ms=5000)).cached
-    assert router.get_statistics()["decision_cache"]["hits"] == 2
+    assert router.get_statistics()["decision_cache"]["hits"] == 3
 
 
 async def test_a_kept_set_does_not_hide_a_constraint_of_the_next_query() -> None:
