@@ -748,3 +748,31 @@ async def test_a_dear_query_and_a_cheap_one_do_not_share_their_scores() -> None:
     assert long.cached
     assert long.expected_cost > 10 * short.expected_cost
     assert long.score < short.score
+
+
+async def test_a_long_conversation_is_counted_once_however_many_candidates_ask() -> None:
+    looks = 0
+
+    class Counted(dict[str, str]):
+        def get(self, key: str, default: object = None) -> Any:
+            nonlocal looks
+            looks += key == "content"
+            return super().get(key, default)
+
+    class ByCost(ScoredSelector):
+        def score(self, request: QueryRequest, candidate: Candidate, /) -> float:
+            return 1 / (1 + candidate.expected_cost(request))
+
+    request, other = (
+        QueryRequest(messages=[{"role": "user", "content": text} for text in texts])
+        for texts in (("x" * 400, "x"), ("x" * 4000,))
+    )
+    counted: Any = tuple(map(Counted, request.chat))
+    request.__dict__["messages"] = counted  # past validation, which copies
+    router = LLMRouter(models("abcdefgh"), selectors={"by cost": ByCost()})
+    cost = (await router.route(request, strategy="by cost")).expected_cost
+    assert looks == 4  # at two messages: for images, and for tokens
+    dear = (await router.route(other, strategy="by cost")).expected_cost
+    assert dear > cost
+    assert (await router.route(request, strategy="by cost")).expected_cost == cost
+    assert looks == 8

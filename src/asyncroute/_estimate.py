@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from weakref import ref
 
 from asyncroute._inputs import Message, QueryRequest
 
@@ -34,7 +35,19 @@ def input_tokens(request: QueryRequest) -> int:
         # As `text_tokens`, but for its call.
         size = len(query) if query.isascii() else len(query.encode(errors="replace"))
         return (size + 3) // 4 + _PER_MESSAGE
-    return sum(map(_message_tokens, request.messages or ()))
+    counted, tokens = _latest[0]
+    if counted is not None and counted() is request:
+        return tokens
+    tokens = sum(map(_message_tokens, request.messages or ()))
+    _latest[0] = (ref(request), tokens)
+    return tokens
+
+
+_latest: list[tuple[ref[QueryRequest] | None, int]] = [(None, 0)]
+"""The conversation counted last: a long one is asked for again and again, once by each candidate.
+
+Weak, so that it keeps nobody's conversation; one tuple, so that other threads see all or nothing.
+"""
 
 
 def _message_tokens(message: Message) -> int:
