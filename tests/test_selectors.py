@@ -764,11 +764,11 @@ async def test_a_long_conversation_is_counted_once_however_many_candidates_ask()
             return 1 / (1 + candidate.expected_cost(request))
 
     request, other = (
-        QueryRequest(messages=[{"role": "user", "content": text} for text in texts])
+        QueryRequest(messages=tuple({"role": "user", "content": text} for text in texts))
         for texts in (("x" * 400, "x"), ("x" * 4000,))
     )
-    counted: Any = tuple(map(Counted, request.chat))
-    request.__dict__["messages"] = counted  # past validation, which copies
+    fields: Any = request.__dict__
+    fields["messages"] = tuple(map(Counted, request.chat))  # past validation, which copies
     router = LLMRouter(models("abcdefgh"), selectors={"by cost": ByCost()})
     cost = (await router.route(request, strategy="by cost")).expected_cost
     assert looks == 4  # at two messages: for images, and for tokens

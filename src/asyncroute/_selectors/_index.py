@@ -142,6 +142,14 @@ class Index:
             equals, highest = self._best_on(shelf, sizes, away, equals, highest)
         return (equals[0] if len(equals) == 1 else self._turn_of(equals)), highest
 
+    def scores(self, tokens_in: int, longest: float) -> list[float]:
+        """Score all endpoints, as they were when the best was last looked for."""
+        weight = self._weight
+        return [  # as in `_best_on`
+            state + weight / (1.0 + tokens_in * price_in + min(usual, longest) * price_out)
+            for state, price_in, usual, price_out, _, _ in self._parts
+        ]
+
     def _turn_of(self, equals: Sequence[int]) -> int:
         """Choose the least loaded of equals, of those the one that is due first."""
         parts, due = self._parts, self._due
@@ -236,23 +244,24 @@ class IndexedRanking(Ranking):
     """The ranking of a large set: the best one is known, the others are scored when asked for.
 
     They are scored as they are then, since keeping all of them would cost more than the decision.
+    Those that are away have scores too, but no rank.
 
     Args:
         candidates: The set.
         best: The place of the best one.
         score: Its score.
-        score_of: Scores an endpoint for the request.
+        all_scores: Gives the scores of all.
         away: Endpoints that are not to be ranked.
     """
 
-    __slots__ = ("_all_scores", "_away", "_best", "_endpoints", "_score", "_score_of")
+    __slots__ = ("_all_scores", "_away", "_best", "_endpoints", "_score", "_scores")
 
     def __init__(
         self,
         candidates: Sequence[Endpoint],
         best: int,
         score: float,
-        score_of: Callable[[Endpoint], float],
+        all_scores: Callable[[], list[float]],
         away: Collection[Endpoint],
     ) -> None:
         self.candidates = self._endpoints = candidates
@@ -260,20 +269,17 @@ class IndexedRanking(Ranking):
         self.captured = _Views(candidates)
         self._best = best
         self._score = score
-        self._score_of = score_of
+        self._all_scores = all_scores
         self._away = away
-        self._all_scores: list[float] | None = None
+        self._scores: list[float] | None = None
 
     @property
     def scores(self) -> Sequence[float]:
-        """The candidates' scores, 0 for those away."""
-        if self._all_scores is None:
-            self._all_scores = [
-                0.0 if endpoint in self._away else self._score_of(endpoint)
-                for endpoint in self._endpoints
-            ]
-            self._all_scores[self._best] = self._score
-        return self._all_scores
+        """The candidates' scores."""
+        if self._scores is None:
+            self._scores = self._all_scores()
+            self._scores[self._best] = self._score
+        return self._scores
 
     def order(self) -> Sequence[int]:
         """The candidates' places, the best one first."""

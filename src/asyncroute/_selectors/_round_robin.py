@@ -73,7 +73,7 @@ class RoundRobinSelector:
             eligible.keep_index(self, turns)
         self._turns_among_many += 1
         place = turns.take(away)
-        return IndexedRanking(eligible.endpoints, place, 1.0, turns.nearness, away)
+        return IndexedRanking(eligible.endpoints, place, 1.0, turns.scores, away)
 
 
 @final
@@ -85,14 +85,13 @@ class _Turns:
         start: Which of them is the first, counted round.
     """
 
-    __slots__ = ("_due", "_endpoints", "_heap", "_places", "_strides", "_time")
+    __slots__ = ("_due", "_endpoints", "_heap", "_strides", "_time")
 
     def __init__(self, endpoints: Sequence[Endpoint], start: int) -> None:
         weights = [endpoint.config.weight for endpoint in endpoints]
         least = _LEAST_SHARE * max(weights)
         count = len(endpoints)
         self._endpoints = endpoints
-        self._places = {endpoint: place for place, endpoint in enumerate(endpoints)}
         self._strides = [1.0 / max(weight, least) for weight in weights]
         self._time = 0.0
         self._due = [
@@ -117,6 +116,6 @@ class _Turns:
             heappush(heap, (again, each))
         return place
 
-    def nearness(self, endpoint: Endpoint) -> float:
-        """Score an endpoint, from 0 to 1: the sooner it is due, the higher."""
-        return 1.0 / (2.0 + self._due[self._places[endpoint]] - self._time)
+    def scores(self) -> list[float]:
+        """Score all endpoints, from 0 to 1: the sooner one is due, the higher."""
+        return [1.0 / (2.0 + due - self._time) for due in self._due]

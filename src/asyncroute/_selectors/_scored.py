@@ -153,8 +153,7 @@ class SplitSelector(ScoredSelector):
             eligible.keep_index(self, index)
         n, m = input_tokens(request), request.max_tokens or inf
         place, score = index.best(n, m, away)
-        scored = partial(self.score, request)
-        return IndexedRanking(eligible.endpoints, place, score, scored, away)
+        return IndexedRanking(eligible.endpoints, place, score, partial(index.scores, n, m), away)
 
     def _part(self, endpoint: Endpoint) -> Part:
         scale = 1.0 / (COST_SCALE * endpoint.success_rate)
