@@ -10,6 +10,7 @@ from asyncroute.learn._features import (
     LinearMap,
     feature_matrix,
     features,
+    scan,
     window,
 )
 
@@ -51,10 +52,15 @@ def test_texts_that_share_words_are_nearer_than_texts_that_do_not() -> None:
 
 def test_features_are_a_format_and_do_not_change() -> None:
     vector = features("Ab 12")
-    assert np.flatnonzero(vector[:BUCKETS]).tolist() == [1575, 1748, 2110, 2619, 3269]
-    logarithms = np.log1p([1, 1, 2, 1, *[0] * 9, 2, 0, 1, 0, 2, 5])
+    assert np.flatnonzero(vector[:BUCKETS]).tolist() == [275, 761, 1424, 2103, 3938]
+    logarithms = np.log1p([1, 1, 2, 1, *[0] * 9, 2, 0, 1, 0, 0, 0, 5, 5, 5])
     shares = [1, 1, 2, 1, *[0] * 9]
     assert vector[BUCKETS:] == pytest.approx(np.array([*logarithms, *shares, 1]), abs=1e-6)
+
+
+def test_a_bucket_has_the_root_of_how_often_its_grams_and_words_occur() -> None:
+    buckets = features("aaaa aaaa")[:BUCKETS]  # "aaa" four times, "aa " and two more, a word twice
+    assert sorted(9 * buckets[buckets > 0] ** 2) == pytest.approx([1, 1, 1, 2, 4])
 
 
 def test_a_word_has_the_same_feature_wherever_it_stands() -> None:
@@ -64,18 +70,46 @@ def test_a_word_has_the_same_feature_wherever_it_stands() -> None:
         assert (features(text)[:BUCKETS] > 0)[both].all()
 
 
-def test_a_number_is_a_word_by_its_length_alone() -> None:
-    number, other, longer = (features(text)[:BUCKETS] > 0 for text in ("123", "456", "4567"))
-    assert (number & other).sum() == 1
-    assert not (number & longer).any()
+def test_a_number_is_what_it_is_written_like_and_not_its_value() -> None:
+    number, other, longer = (features(text) for text in ("cost 123", "cost 456", "cost 4567"))
+    assert np.array_equal(number, other)
+    assert not np.array_equal(number[:BUCKETS], longer[:BUCKETS])
+
+
+def test_letters_and_digits_that_touch_are_two_words() -> None:
+    number, letter = scan("12x").buckets[-2:]
+    assert [letter, number] == scan("x-12").buckets[-2:].tolist()
+
+
+def test_words_that_begin_with_the_same_eight_letters_are_one() -> None:
+    one, other, shorter = (
+        scan(f"{word}.").buckets[-1] for word in ("integrating", "integration", "integra")
+    )
+    assert one == other != shorter
 
 
 @pytest.mark.parametrize(
     ("text", "other"),
-    [("12 apples", "1234 apples"), ("a b c", "abc de"), ("so it is", "so it is!")],
+    [
+        ("12 apples", "1234 apples"),
+        ("a b c", "abc de"),
+        ("so it is", "so it is!"),
+        ("paid 1.50", "paid. 150"),
+        ("one\ntwo three", "one two\nthree"),
+    ],
 )
 def test_texts_of_another_shape_have_other_numbers(text: str, other: str) -> None:
     assert not np.array_equal(features(text)[BUCKETS:], features(other)[BUCKETS:])
+
+
+@pytest.mark.parametrize("text", ["", "the cat, the dog, the 3.5 mice\n", "語" * 3000])
+def test_a_map_of_what_a_text_has_is_the_map_of_its_vector(text: str) -> None:
+    weights = np.random.default_rng(0).standard_normal((BUCKETS, 4)).astype(np.float32)
+    seen, vector = scan(text), features(text)
+    assert seen.weights @ weights[seen.buckets] == pytest.approx(
+        vector[:BUCKETS] @ weights, abs=1e-4
+    )
+    assert np.array_equal(seen.shape, vector[BUCKETS:])
 
 
 def test_an_output_array_is_filled_and_nothing_of_before_is_left() -> None:
@@ -88,8 +122,8 @@ def test_a_rounded_map_is_near_the_exact_one() -> None:
     weights = np.random.default_rng(0).standard_normal((4, FEATURES))
     rounded = LinearMap.rounded(weights, np.zeros(4))
     assert rounded.codes.dtype == np.int8
-    assert np.abs(rounded.dense() - weights).max() <= rounded.scale.max() * 0.51
+    assert np.abs(rounded.by_bucket().T - weights).max() <= rounded.scale.max() * 0.51
 
 
 def test_a_map_of_zeros_stays_finite() -> None:
-    assert not LinearMap.rounded(np.zeros((2, 8)), np.zeros(2)).dense().any()
+    assert not LinearMap.rounded(np.zeros((2, 8)), np.zeros(2)).by_bucket().any()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from asyncroute.learn import Outcome, QualityPredictor
-from asyncroute.learn._fit import _rarity, _trust
+from asyncroute.learn._fit import _bend, _bends, _rarity, _trust
 
 
 def test_a_shape_that_is_hard_in_one_topic_is_not_in_another() -> None:
@@ -64,3 +64,29 @@ def test_what_few_texts_have_says_more() -> None:
     counts = np.array([[1, 1, 0], [1, 0, 0], [1, 0, 0], [1, 0, 0]], np.float32)
     everywhere, once, never = _rarity(counts)
     assert 0 < everywhere < once < never
+
+
+def test_what_two_factors_bend_is_found_and_chance_is_not() -> None:
+    rng = np.random.default_rng(0)
+    bent = _bends(rng.standard_normal((2000, 4)))
+    bent -= bent.mean(axis=0)
+    noise = rng.standard_normal((2000, 5))
+    curved = bent @ np.array([[0.5], [0.0], [-0.5]]) * np.arange(1, 6) / 5 + noise
+    weight = np.ones(5, np.float32)
+    found = _bend(bent, curved, weight)
+    assert found[0] == pytest.approx(0.1 * np.arange(1, 6), abs=0.06)
+    assert found[2] == pytest.approx(-0.1 * np.arange(1, 6), abs=0.06)
+    assert np.abs(found[1]).max() < 0.03
+    assert np.abs(_bend(bent, noise, weight)).max() < 0.02
+
+
+def test_few_outcomes_are_trusted_less_than_many() -> None:
+    rng = np.random.default_rng(0)
+    truth = rng.standard_normal((1000, 1))
+    predicted = truth + 0.5 * rng.standard_normal((1000, 1))
+    everywhere = np.ones((1000, 1), np.float32)
+    few, many = (
+        float(_trust(everywhere[:n], (predicted * truth)[:n], predicted[:n] ** 2)[0, 0])
+        for n in (4, 1000)
+    )
+    assert few < 0.25 < 0.7 < many

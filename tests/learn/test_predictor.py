@@ -259,7 +259,7 @@ def array_bytes(array: np.ndarray, *, pickled: bool = False) -> bytes:
                     )
                 )
             },
-            "version must be 2, got 99",
+            "version must be 3, got 99",
         ),
     ],
 )

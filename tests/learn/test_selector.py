@@ -154,7 +154,7 @@ async def test_a_model_that_was_not_fitted_starts_from_its_configured_quality(
 
 
 async def test_ratings_change_what_comes_first(predictor: QualityPredictor) -> None:
-    selector = PredictiveSelector(predictor, knob=0.7)
+    selector = PredictiveSelector(predictor, knob=0.3)
     async with router_of(selector) as router:
         for number in range(60):
             result = await router.execute(f"{CODE} {number}", strategy="learned")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ("Arrays", "Header", "WeightsError", "pack", "read_file", "unpack", "write_file")
 
-VERSION = 2
+VERSION = 3
 """Raised whenever the same numbers would mean something else."""
 MOST = 16 * 2**20
 """Bytes an archive may unpack to; ours are under 1 MiB, a crafted one could be endless."""

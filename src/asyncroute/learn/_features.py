@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, NamedTuple, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,17 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ("BUCKETS", "FEATURES", "SHAPE", "LinearMap", "feature_matrix", "features", "window")
+__all__ = (
+    "BUCKETS",
+    "FEATURES",
+    "SHAPE",
+    "LinearMap",
+    "Scan",
+    "feature_matrix",
+    "features",
+    "scan",
+    "window",
+)
 
 EDGE = 512
 """Bytes read at either end of a text."""
@@ -40,20 +50,13 @@ _CLASSES = (
 )
 """Classes of bytes whose shares tell the shape of a text; all others are one more."""
 _KINDS = len(_CLASSES) + 1
-_DIGITS = 2
-_TALLIES = 6
+_WORD, _NUMBER = 1, 2
+_LONG = 8
+_TALLIES = 9
 SHAPE = 2 * _KINDS + _TALLIES + 1
-"""Numbers that tell the shape of a text: see `features`."""
+"""Numbers that tell the shape of a text: see `scan`."""
 FEATURES = BUCKETS + SHAPE
 """Length of a feature vector."""
-
-# Odd 32-bit constants with well spread bits (golden ratio; murmur3's finalizer). They are part of
-# the format of saved weights: another constant is another feature.
-_STEP = np.uint32(0x9E3779B1)
-_MIX = np.uint32(0x85EBCA6B)
-_SHIFT = np.uint32(32 - BITS)
-_POWERS = np.array([pow(int(_STEP), n, 1 << 32) for n in range(2 * EDGE)], np.uint32)
-_INVERSES = np.array([pow(int(_STEP), -n, 1 << 32) for n in range(2 * EDGE)], np.uint32)
 
 
 def _class_of(code: int) -> int:
@@ -61,15 +64,32 @@ def _class_of(code: int) -> int:
     return next(found, _KINDS - 1)
 
 
-_CLASS_OF = bytes(_class_of(code) for code in range(256))
-# By byte, whether it is part of a word, and of a number. All of a word's digits hash as a zero.
-_IN_WORD = bytes(code >= 128 or chr(code).isalnum() for code in range(256))
-_IN_NUMBER = bytes(chr(code) in "0123456789" for code in range(256))
-_AS_ZERO = bytes(ord("0") if _IN_NUMBER[code] else code for code in range(256))
-_ROOTS = np.sqrt(np.arange(3 * EDGE)).astype(np.float32)
+def _run_of(code: int) -> int:
+    """Return what a run of such bytes is; 0 is neither a word nor a number."""
+    if chr(code) in "0123456789":
+        return _NUMBER
+    return _WORD if code >= 128 or chr(code).isalnum() else 0
+
+
+_CLASS_OF = bytes(map(_class_of, range(256)))
+_RUN_OF = bytes(map(_run_of, range(256)))
+# Case is folded, and all digits are zeros: how a number is written says more than which it is.
+_FOLDED = bytes(ord("0") if _RUN_OF[code] == _NUMBER else code for code in range(256)).lower()
+
+# A gram or a word is an integer of its (first eight) bytes, hashed by multiplication: of a product
+# modulo 2**64 the high bits depend on all, and the low ones on few. The constant is odd and well
+# spread (golden ratio); a gram's is shifted so that the bytes after its three drop out. They are
+# part of the format of saved weights: another constant is another feature.
+_GRAM, _STEM = 3, 8
+_MIX = 0x9E3779B97F4A7C15
+_MIX_WORD, _MIX_GRAM = np.uint64(_MIX), np.uint64((_MIX << 64 - 8 * _GRAM) % (1 << 64))
+_SHIFT = np.uint64(64 - BITS)
+_MASKS = np.array([(1 << 8 * min(size, _STEM)) - 1 for size in range(2 * EDGE + 1)], np.uint64)
 _LOGARITHMS = np.log1p(np.arange(2 * EDGE + 1)).astype(np.float32)
 _SHARE = 5.0
 """What all bytes of one class would count, so that shares and logarithms are of a size."""
+# By how often a bucket occurs: what each occurrence adds, so that all together add the root.
+_ROOTS = (1 / np.sqrt(np.arange(3 * EDGE).clip(1))).astype(np.float32)
 
 
 def window(text: str) -> bytes:
@@ -85,43 +105,79 @@ def window(text: str) -> bytes:
     return data if len(data) <= 2 * EDGE else data[:EDGE] + data[-EDGE:]
 
 
-def _spans(data: bytes, inside: bytes) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Return where runs of bytes begin and end that a table of 256 says are inside."""
-    marks = np.frombuffer(b"\0" + data.translate(inside) + b"\0", np.uint8)
-    edges = (marks[1:] != marks[:-1]).nonzero()[0]
-    return edges[::2], edges[1::2]
+class Scan(NamedTuple):
+    """What one look at a text gives.
+
+    Attributes:
+        buckets: The bucket of each 3-gram and of each word, as they occur.
+        weights: What each adds to its bucket.
+        shape: Numbers that tell the shape.
+    """
+
+    buckets: NDArray[np.int64]
+    weights: NDArray[np.float32]
+    shape: NDArray[np.float32]
 
 
-def _buckets(data: bytes, begins: NDArray[np.intp], ends: NDArray[np.intp]) -> NDArray[np.intp]:
-    """Return the bucket of every 3-gram and of every word, both by a polynomial hash."""
-    codes = np.frombuffer(data, np.uint8).astype(np.uint32)
-    count = len(codes)
-    hashes = np.empty(count - 2 + len(begins), np.uint32)
-    grams, words = hashes[: count - 2], hashes[count - 2 :]
-    np.multiply(codes[:-2], _STEP, out=grams)
-    grams += codes[1:-1]
-    grams *= _STEP
-    grams += codes[2:]
-    # A word's own polynomial is what it adds to that of the text, divided by the power at which it
-    # begins: division is multiplication by the inverse, modulo 2**32.
-    totals = np.zeros(count + 1, np.uint32)
-    folded = np.frombuffer(data.translate(_AS_ZERO), np.uint8)
-    np.multiply(folded, _POWERS[:count]).cumsum(dtype=np.uint32, out=totals[1:])
-    np.subtract(totals[ends], totals[begins], out=words)
-    words *= _INVERSES[begins]
-    hashes *= _MIX  # of a product the high bits depend on all, and the low ones on few
-    return np.right_shift(hashes, _SHIFT, dtype=np.intp)  # as bincount takes them
+def scan(text: str) -> Scan:
+    """Look at a text.
+
+    What it is about: each 3-gram of bytes and each word (the first eight bytes of a run of letters,
+    or of digits) is hashed into a bucket, case folded, digits read as zeros. A bucket has the
+    square root of how often it occurs, and all of them are a vector of length one.
+
+    Its shape: `log(1 + count)` of each class of bytes, of words, of words of eight letters and
+    more, of numbers, of three and of four digits in a row, of points within numbers, of the bytes
+    of the longest and of the shortest line, and of characters; each class's share of the bytes; and
+    a one. Among texts about one thing it tells hard from easy.
+    """
+    data = window(text).ljust(_GRAM, b"\0")
+    size = len(data)
+    padded = b"\0" + data + bytes(_STEM)
+    folded = padded.translate(_FOLDED)
+    runs = np.frombuffer(padded.translate(_RUN_OF), np.uint8)
+    edges = (runs[1:] != runs[:-1]).nonzero()[0]
+    kinds = runs[edges[1:]]
+    words = kinds.nonzero()[0]
+    begins = edges[words]
+    lengths = edges[words + 1] - begins
+
+    grams = size - _GRAM + 1
+    # At each byte the eight that begin there, as one integer.
+    eights = np.ndarray((size,), "<u8", folded, 1, (1,))
+    hashed = np.empty(grams + len(words), np.uint64)
+    np.multiply(eights[:grams], _MIX_GRAM, out=hashed[:grams])
+    stems = eights[begins]
+    stems &= _MASKS[lengths]
+    np.multiply(stems, _MIX_WORD, out=hashed[grams:])
+    hashed >>= _SHIFT
+    buckets = hashed.view(np.int64)
+    weights = _ROOTS.take(np.bincount(buckets, minlength=BUCKETS).take(buckets))
+    weights *= np.float32(1 / math.sqrt(len(buckets)))  # the root of all counts is the length
+
+    counts = np.bincount(np.frombuffer(data.translate(_CLASS_OF), np.uint8), minlength=_KINDS)
+    lines = list(map(len, data.split(b"\n")))
+    tallies = (
+        len(words),
+        int(np.count_nonzero(lengths >= _LONG)),
+        int(np.count_nonzero(kinds == _NUMBER)),
+        folded.count(b"000"),
+        folded.count(b"0000"),
+        folded.count(b"0.0"),
+        max(lines),
+        min(lines),
+        len(text),
+    )
+    shape = np.empty(SHAPE, np.float32)
+    _LOGARITHMS.take(counts, out=shape[:_KINDS], mode="clip")
+    shape[_KINDS : _KINDS + _TALLIES] = [math.log1p(tally) for tally in tallies]
+    np.multiply(counts, _SHARE / size, out=shape[_KINDS + _TALLIES : -1], casting="unsafe")
+    shape[-1] = 1.0
+    return Scan(buckets, weights, shape)
 
 
 def features(text: str, out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
-    """Return the feature vector of `text`.
-
-    Two blocks. Square roots of how often each 3-gram of bytes and each word (of letters and
-    digits) occurs, case folded and hashed, as a vector of length one: what the text is about. Then
-    its shape: `log(1 + count)` of each class of bytes, of words, of words of eight letters and
-    more, of numbers, of numbers of three digits and more, of the digits of the longest, and of
-    characters; each class's share of the bytes; and a one. Among texts about one thing the shape
-    tells hard from easy.
+    """Return the feature vector of `text`: a place for each bucket, then its shape; see `scan`.
 
     Args:
         text: Any text, also an empty one.
@@ -132,30 +188,9 @@ def features(text: str, out: NDArray[np.float32] | None = None) -> NDArray[np.fl
     """
     if out is None:
         out = np.empty(FEATURES, np.float32)
-    data = window(text).ljust(3, b"\0")
-    begins, ends = _spans(data, _IN_WORD)
-    hashed = _buckets(data.lower(), begins, ends)
-    # Roots and logarithms from tables: counts are small. The root of all counts is its length.
-    roots = _ROOTS * np.float32(1.0 / math.sqrt(len(hashed)))
-    roots.take(np.bincount(hashed, minlength=BUCKETS), out=out[:BUCKETS], mode="clip")
-    shape = out[BUCKETS:]
-    counts = np.bincount(np.frombuffer(data.translate(_CLASS_OF), np.uint8), minlength=_KINDS)
-    words, numbers = ends - begins, list[int]()
-    if counts[_DIGITS]:
-        begins, ends = _spans(data, _IN_NUMBER)
-        numbers = (ends - begins).tolist()
-    tallies = (
-        len(words),
-        int(np.count_nonzero(words >= 8)),
-        len(numbers),
-        sum(length >= 3 for length in numbers),
-        max(numbers, default=0),
-        len(text),
-    )
-    _LOGARITHMS.take(counts, out=shape[:_KINDS], mode="clip")
-    shape[_KINDS : _KINDS + _TALLIES] = [math.log1p(tally) for tally in tallies]
-    shape[_KINDS + _TALLIES : -1] = counts * (_SHARE / len(data))
-    shape[-1] = 1.0
+    buckets, weights, shape = scan(text)
+    out[:BUCKETS] = np.bincount(buckets, weights, BUCKETS)
+    out[BUCKETS:] = shape
     return out
 
 
@@ -190,6 +225,6 @@ class LinearMap:
         codes = np.rint(weights / scale[:, None]).astype(np.int8)
         return cls(codes, scale.astype(np.float32), bias.astype(np.float32))
 
-    def dense(self) -> NDArray[np.float32]:
-        """Return the weights as float32, contiguous: one matrix product is then a map."""
-        return np.ascontiguousarray(self.codes * self.scale[:, None], dtype=np.float32)
+    def by_bucket(self) -> NDArray[np.float32]:
+        """Return the weights as float32, a row per bucket: few of them are needed for a text."""
+        return np.ascontiguousarray((self.codes * self.scale[:, None]).T, dtype=np.float32)

@@ -1,6 +1,6 @@
 """Fitting: from outcomes in a table to the weights a prediction needs. Linear algebra, no state.
 
-The method, in six steps (all closed form but the clustering):
+The method, in seven steps (all closed form but the clustering):
 
 1. Hashed counts are weighted: what few texts have says more. They are centred and projected on
    their strongest directions (truncated singular value decomposition, randomised; Halko,
@@ -19,6 +19,9 @@ The method, in six steps (all closed form but the clustering):
    with texts that tell nothing, what is left is the static table.
 6. Regions may differ in how much of a factor generalises. Each has its own gain, drawn to the
    common one as far as chance explains their difference (empirical Bayes).
+7. What a model gains or loses with a factor need not be a straight line: two models differ most on
+   what is neither easy nor hard. Squares and the product of the first two factors, the *bends*,
+   explain what is left over, shrunk by how far that is chance.
 """
 
 from __future__ import annotations
@@ -30,11 +33,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from asyncroute.learn._features import BUCKETS, SHAPE, LinearMap
+from asyncroute.learn._forecast import PRIOR
 from asyncroute.learn._prototypes import light_all
 
 Floats: TypeAlias = NDArray[np.floating]
 
-__all__ = ("PLACE", "Fitted", "Table", "Weights", "blank", "fit_weights")
+__all__ = ("BENDS", "PLACE", "Fitted", "Table", "Weights", "blank", "fit_weights")
 
 PLACE = 16
 """Dimensions of a text's place, in which prototypes are neighbours."""
@@ -46,8 +50,11 @@ GAP = 0.02
 """Quality below the cost-quality front at which a choice stops mattering for the fit."""
 DIRECTIONS = 256
 PENALTIES = (4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0)
-PROTOTYPE_WEIGHT, SHAPE_WEIGHT, REGION_WEIGHT = 0.5, 0.3, 0.3
+PROTOTYPE_WEIGHT, SHAPE_WEIGHT, REGION_WEIGHT = 0.5, 0.3, 0.6
 """Mean squared lengths of blocks of inputs where that of the directions is 1."""
+BENDS = 3
+"""Products of the first two factors, see `_bends`."""
+BEND_PENALTY = 100.0
 COST_CLIP = 4.0
 """A cost counts as at most this many times the model's mean: one endless answer is no pattern."""
 
@@ -74,8 +81,9 @@ class Weights:
         lift: What a lit prototype adds to each factor.
         slopes: What the shape adds to each factor: region, number of the shape, factor.
         trust: Share of each factor that is believed in a region: region, factor.
-        quality: Loadings, from quality factors (rows) to choices.
-        cost: Loadings, from cost factors to choices, as a share of the mean cost.
+        quality: Loadings, from quality factors and their bends (rows) to choices.
+        cost: Loadings, from cost factors and their bends to choices, as a share of the mean cost.
+        middle: Means of the bends of quality and of cost, which are taken off.
         mean_quality: Static table: mean score per choice.
         mean_cost: Mean cost per choice, USD; 0 where it is not known.
         evidence: Fitted observations that lit each prototype.
@@ -90,6 +98,7 @@ class Weights:
     trust: Floats
     quality: Floats
     cost: Floats
+    middle: Floats
     mean_quality: Floats
     mean_cost: Floats
     evidence: Floats
@@ -126,8 +135,9 @@ def blank(mean_quality: Floats) -> Weights:
         zeros(1, 2),
         zeros(1, SHAPE, 2),
         zeros(1, 2),
-        zeros(1, choices),
-        zeros(1, choices),
+        zeros(1 + BENDS, choices),
+        zeros(1 + BENDS, choices),
+        zeros(2 * BENDS),
         mean_quality.astype(np.float32),
         zeros(choices),
         zeros(1),
@@ -237,12 +247,14 @@ class _Design:
 class _Factors:
     """Fitted factors: input coefficients (columns), trust by region, loadings (rows).
 
-    `left_out` are the predictions of the targets, each made without its row.
+    The last rows of the loadings are those of the bends, whose means are `middle`. `left_out` are
+    the predictions of the targets, each made without its row.
     """
 
     coefficients: Floats
     trust: Floats
     loadings: Floats
+    middle: Floats
     left_out: Floats
 
 
@@ -267,8 +279,39 @@ def _factors(
     trust = np.clip(trust, 0.0, 1.0 / coverage).astype(np.float32)
     power = np.maximum((factors**2).sum(axis=0), 1e-9)
     loadings = (factors.T @ filled) / power[:, None]
-    left_out = (predictions * (regions @ trust)) @ loadings
-    return _Factors(coefficients, trust, loadings, left_out)
+    trusted = predictions * (regions @ trust)
+    straight = trusted @ loadings
+    bent = _bends(trusted)
+    middle = bent.mean(axis=0)
+    bent = bent - middle
+    curved = _bend(bent, np.where(measured, targets - straight, 0.0), weight)
+    return _Factors(
+        coefficients, trust, np.vstack([loadings, curved]), middle, straight + bent @ curved
+    )
+
+
+def _bends(factors: Floats) -> Floats:
+    """Return the squares and the product of the first two factors, which are columns."""
+    first, second = factors[:, 0], factors[:, min(1, factors.shape[1] - 1)]
+    return np.stack([first * first, first * second, second * second], axis=1)
+
+
+def _bend(bent: Floats, rest: Floats, weight: Floats) -> Floats:
+    """Return what bends (centred columns) explain of what is left over, a row per bend.
+
+    Each row is shrunk by the share of its power over all columns (`weight` says how much each
+    matters) that is chance, which is judged by the squared errors of the coefficients.
+    """
+    scale = np.maximum(bent.std(axis=0), 1e-9)
+    bent = bent / scale
+    inverse = np.linalg.inv(bent.T @ bent + BEND_PENALTY * np.eye(BENDS))
+    solve = bent @ inverse
+    found = solve.T @ rest
+    left_out = (rest - bent @ found) / (1.0 - (solve * bent).sum(axis=1, keepdims=True))
+    chance = (solve**2).T @ left_out**2
+    chance = (chance @ weight) / np.maximum(found**2 @ weight, 1e-15)
+    kept = np.clip(1.0 - chance, 0.0, 1.0) / scale
+    return (found * kept[:, None]).astype(np.float32)
 
 
 def _trust(regions: Floats, agreement: Floats, energy: Floats) -> Floats:
@@ -281,7 +324,7 @@ def _trust(regions: Floats, agreement: Floats, energy: Floats) -> Floats:
     """
     total = np.maximum(energy.sum(axis=0), 1e-9)
     common = agreement.sum(axis=0) / total
-    doubt = np.sqrt((agreement**2).sum(axis=0)) / total
+    doubt = np.sqrt((agreement**2).sum(axis=0)) / total * (1.0 + PRIOR / len(agreement))
     part = np.maximum(regions.T @ energy, 1e-9)
     own = (regions.T @ agreement) / part
     chance = ((regions**2).T @ agreement**2) / part**2 + 1e-12
@@ -448,6 +491,7 @@ def fit_weights(table: Table, mean_quality: Floats, seed: int) -> Fitted:
         np.hstack([quality.trust, cost.trust]),
         quality.loadings,
         cost.loadings,
+        np.concatenate([quality.middle, cost.middle]).astype(np.float32),
         mean_quality.astype(np.float32),
         mean_cost,
         topics.lit.sum(axis=0).astype(np.float32),

@@ -12,8 +12,8 @@ import numpy as np
 from asyncroute.learn._cascade import propose, replay
 from asyncroute.learn._codec import WeightsError
 from asyncroute.learn._corrections import Corrections
-from asyncroute.learn._features import BUCKETS, FEATURES, SHAPE, feature_matrix, features
-from asyncroute.learn._fit import PLACE, Table, Weights, blank, fit_weights
+from asyncroute.learn._features import SHAPE, feature_matrix, scan
+from asyncroute.learn._fit import BENDS, PLACE, Table, Weights, blank, fit_weights
 from asyncroute.learn._forecast import PRICES, PRIOR, Forecast, Point
 from asyncroute.learn._outcomes import Grid, Outcome
 from asyncroute.learn._progress import Progress, progress_bar
@@ -38,13 +38,13 @@ KEPT = 0.9
 """Share of the possible gain the recommended price keeps; the rest is given up to save."""
 HALF_LIFE = 7 * 86_400.0
 """Seconds after which an outcome observed while serving counts half."""
-_ZERO, _ONE = np.float32(0), np.float32(1)
+_ONE = np.float32(1)
 _LEAST_COST = np.float32(0.1)
 """No query is predicted to cost less than this share of the choice's mean."""
 
 
 class Reading(NamedTuple):
-    """What was made of a text: the prototypes it lights, and its factors."""
+    """What was made of a text: the prototypes it lights, and its factors with their bends."""
 
     lit: Lit
     factors: Floats
@@ -72,11 +72,14 @@ class QualityPredictor:
     __slots__ = (
         "_answered",
         "_at",
-        "_buffer",
+        "_bent",
+        "_by_bucket",
         "_coverage",
-        "_dense",
+        "_expected",
+        "_least",
         "_loadings",
         "_members",
+        "_most",
         "_ratings",
         "_slopes",
         "_weights",
@@ -97,14 +100,20 @@ class QualityPredictor:
         self.half_life = saved.half_life
         self._weights = saved.weights
         self._coverage = saved.coverage
-        self._dense = saved.weights.map.dense()
+        self._by_bucket = saved.weights.map.by_bucket()
         # Per prototype: what it adds to factors, its region, and what is trusted there. One product
         # with the shares of those that are lit gives all three.
         weights = self._weights
         regions = np.eye(len(weights.trust), dtype=np.float32)[weights.region]
         self._at = np.hstack([weights.lift, regions, weights.trust[weights.region]])
         self._slopes = weights.slopes.reshape(len(weights.trust), -1)
-        self._buffer = np.empty(FEATURES, np.float32)
+        # Which factors a bend is a product of: of quality's, then of cost's.
+        first = len(weights.quality) - BENDS
+        pairs: list[tuple[int, int]] = []
+        for begin, end in ((0, first), (first, weights.lift.shape[1])):
+            second = min(begin + 1, end - 1)
+            pairs += [(begin, begin), (begin, second), (second, second)]
+        self._bent = np.array(pairs).T
         self._ratings = Corrections(*saved.ratings)
         self._answered = Corrections(*saved.answered)
         self._index(saved.cascades)
@@ -116,11 +125,17 @@ class QualityPredictor:
         self.columns = {name: column for column, name in enumerate(self.models)}
         best = int(weights.mean_quality[:models].argmax())
         self.reference = float(weights.mean_cost[best]) or float(weights.mean_cost.max())
-        # Both at once: one product gives quality and cost.
-        count, split = len(self.choices), len(weights.quality)
-        self._loadings = np.zeros((weights.lift.shape[1], 2 * count), np.float32)
-        self._loadings[:split, :count] = weights.quality
-        self._loadings[split:, count:] = weights.cost
+        # Both at once: one product gives quality and cost, each within its bounds.
+        count, factors = len(self.choices), weights.lift.shape[1]
+        straight = len(weights.quality) - BENDS
+        self._loadings = np.zeros((factors + 2 * BENDS, 2 * count), np.float32)
+        quality, cost = self._loadings[:, :count], self._loadings[:, count:]
+        quality[:straight], quality[factors:-BENDS] = np.split(weights.quality, [straight])
+        cost[straight:factors], cost[-BENDS:] = np.split(weights.cost, [factors - straight])
+        cost *= weights.mean_cost
+        self._expected = np.concatenate([weights.mean_quality, weights.mean_cost])
+        self._least = np.concatenate([np.zeros(count, np.float32), weights.mean_cost * _LEAST_COST])
+        self._most = np.repeat(np.array([1.0, inf], np.float32), count)
         self._members = np.zeros((models, count), np.float32)
         for column, choice in enumerate(self.choices):
             self._members[list(choice), column] = 1 / len(choice)
@@ -257,18 +272,21 @@ class QualityPredictor:
     def read(self, text: str) -> Reading:
         """Return what a forecast needs of a text."""
         weights = self._weights
-        vector = features(text, self._buffer)
-        mapped = self._dense @ vector[:BUCKETS]
+        buckets, counts, shape = scan(text)
+        mapped = counts @ self._by_bucket.take(buckets, axis=0)
         mapped += weights.map.bias
-        place = mapped[:PLACE]
+        place, straight = mapped[:PLACE], mapped[PLACE:]
         cosines = weights.centres @ place
         cosines /= max(sqrt(float(place @ place)), 1e-9)
         lit = light(cosines)
-        near, factors = lit.shares @ self._at[lit.rows], mapped[PLACE:]
-        count = len(factors)
-        factors += near[:count]
-        factors += vector[BUCKETS:] @ (near[count:-count] @ self._slopes).reshape(SHAPE, count)
-        factors *= near[-count:]
+        near, count = lit.shares @ self._at.take(lit.rows, axis=0), len(straight)
+        straight += near[:count]
+        straight += shape @ (near[count:-count] @ self._slopes).reshape(SHAPE, count)
+        factors = np.empty(count + 2 * BENDS, np.float32)
+        np.multiply(straight, near[-count:], out=factors[:count])
+        left, right = factors[self._bent]
+        np.multiply(left, right, out=factors[count:])
+        factors[count:] -= weights.middle
         return Reading(lit, factors)
 
     def forecast(self, text: str | Reading) -> Forecast:
@@ -278,18 +296,16 @@ class QualityPredictor:
             text: The query, or what `read` made of it.
         """
         reading = self.read(text) if isinstance(text, str) else text
-        weights, count = self._weights, len(self.choices)
+        count = len(self.choices)
         both = reading.factors @ self._loadings
-        quality = both[:count] + weights.mean_quality
-        cost = both[count:]
-        cost += _ONE
-        np.maximum(cost, _LEAST_COST, out=cost)
-        cost *= weights.mean_cost
+        both += self._expected
+        quality, cost = both[:count], both[count:]
         if self._ratings.updates:
             quality += self._ratings.observed(reading.lit)[0] @ self._members
         if self._answered.updates:
             quality *= _ONE + self._answered.observed(reading.lit)[0] @ self._members
-        np.minimum(np.maximum(quality, _ZERO, out=quality), _ONE, out=quality)
+        np.maximum(both, self._least, out=both)
+        np.minimum(both, self._most, out=both)
         return Forecast(quality, cost)
 
     def drawn(self, reading: Reading, forecast: Forecast, rng: random.Random) -> Forecast:
@@ -397,6 +413,7 @@ class QualityPredictor:
             old.trust,
             widened(old.quality),
             widened(old.cost),
+            old.middle,
             np.insert(old.mean_quality, at, np.float32(quality)),
             np.insert(old.mean_cost, at, np.float32(cost)),
             old.evidence,

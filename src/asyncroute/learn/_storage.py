@@ -10,7 +10,7 @@ import numpy as np
 
 from asyncroute.learn._codec import WeightsError, pack, read_file, unpack, write_file
 from asyncroute.learn._features import BUCKETS, SHAPE, LinearMap
-from asyncroute.learn._fit import PLACE, Weights
+from asyncroute.learn._fit import BENDS, PLACE, Weights
 from asyncroute.learn._forecast import Point
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ __all__ = ("Saved", "decode", "encode", "read_file", "write_file")
 
 _WEIGHTS = (
     *("centres", "region", "lift", "slopes", "trust"),
-    *("quality", "cost", "mean_quality", "mean_cost", "evidence"),
+    *("quality", "cost", "middle", "mean_quality", "mean_cost", "evidence"),
 )
 _MAP = ("codes", "scale", "bias")
 _LEARNED = ("rated", "rated_sums", "answered", "answered_sums")
@@ -74,8 +74,8 @@ class Saved:
 
 
 def encode(saved: Saved) -> bytes:
-    """Return the bytes of `saved`; prototypes and slopes are kept in half precision."""
-    weights, half = saved.weights, np.float16
+    """Return the bytes of `saved`."""
+    weights = saved.weights
     header: dict[str, object] = {
         "kind": "weights",
         "models": list(saved.models),
@@ -86,7 +86,6 @@ def encode(saved: Saved) -> bytes:
     }
     arrays = {name: getattr(weights.map, name) for name in _MAP}
     arrays |= {name: getattr(weights, name) for name in _WEIGHTS}
-    arrays |= {name: arrays[name].astype(half) for name in ("centres", "lift", "slopes")}
     arrays["region"] = weights.region.astype(np.uint8)
     arrays["coverage"] = saved.coverage
     arrays |= dict(zip(_LEARNED, (*saved.ratings, *saved.answered), strict=True))
@@ -151,7 +150,7 @@ def _expect(arrays: Arrays, models: int, choices: int) -> None:
             raise WeightsError(f"array {name} must have two dimensions")
     prototypes, factors = arrays["lift"].shape
     regions = len(arrays["trust"])
-    first = min(arrays["quality"].shape[0], factors)
+    first = min(max(arrays["quality"].shape[0] - BENDS, 1), factors - 1)
     if prototypes == 0:
         raise WeightsError("array lift must have at least one row")
     shapes = {
@@ -162,8 +161,9 @@ def _expect(arrays: Arrays, models: int, choices: int) -> None:
         "region": (prototypes,),
         "slopes": (regions, SHAPE, factors),
         "trust": (regions, factors),
-        "quality": (first, choices),
-        "cost": (factors - first, choices),
+        "quality": (first + BENDS, choices),
+        "cost": (factors - first + BENDS, choices),
+        "middle": (2 * BENDS,),
         "mean_quality": (choices,),
         "mean_cost": (choices,),
         "evidence": (prototypes,),
