@@ -1,6 +1,6 @@
 """From a text to numbers: hashed grams and words, a few counts of its shape, one linear map.
 
-Only the first and the last 512 bytes are read, so the cost of a decision does not grow with the
+Only the first and the last 384 bytes are read, so the cost of a decision does not grow with the
 prompt. Nothing here depends on a tokenizer, a language or a download.
 """
 
@@ -28,7 +28,7 @@ __all__ = (
     "window",
 )
 
-EDGE = 512
+EDGE = 384
 """Bytes read at either end of a text."""
 BITS = 12
 BUCKETS = 1 << BITS
@@ -51,7 +51,6 @@ _CLASSES = (
 """Classes of bytes whose shares tell the shape of a text; all others are one more."""
 _KINDS = len(_CLASSES) + 1
 _WORD, _NUMBER = 1, 2
-_LONG = 8
 _TALLIES = 9
 SHAPE = 2 * _KINDS + _TALLIES + 1
 """Numbers that tell the shape of a text: see `scan`."""
@@ -73,6 +72,7 @@ def _run_of(code: int) -> int:
 
 _CLASS_OF = bytes(map(_class_of, range(256)))
 _RUN_OF = bytes(map(_run_of, range(256)))
+_LONG_WORD, _NUMBER_BEGINS = bytes([_WORD] * 8), bytes([0, _NUMBER])
 # Case is folded, and all digits are zeros: how a number is written says more than which it is.
 _FOLDED = bytes(ord("0") if _RUN_OF[code] == _NUMBER else code for code in range(256)).lower()
 
@@ -85,7 +85,6 @@ _MIX = 0x9E3779B97F4A7C15
 _MIX_WORD, _MIX_GRAM = np.uint64(_MIX), np.uint64((_MIX << 64 - 8 * _GRAM) % (1 << 64))
 _SHIFT = np.uint64(64 - BITS)
 _MASKS = np.array([(1 << 8 * min(size, _STEM)) - 1 for size in range(2 * EDGE + 1)], np.uint64)
-_LOGARITHMS = np.log1p(np.arange(2 * EDGE + 1)).astype(np.float32)
 _SHARE = 5.0
 """What all bytes of one class would count, so that shares and logarithms are of a size."""
 # By how often a bucket occurs: what each occurrence adds, so that all together add the root.
@@ -95,7 +94,7 @@ _ROOTS = (1 / np.sqrt(np.arange(3 * EDGE).clip(1))).astype(np.float32)
 def window(text: str) -> bytes:
     """Return the bytes of `text` that are looked at: all of a short one, both ends of a long one.
 
-    Characters are cut before they are encoded, so that a megabyte is not encoded for 1 KiB.
+    Characters are cut before they are encoded, so that a megabyte is not encoded for 768 bytes.
     """
     if len(text) > 2 * EDGE:
         head = text[:EDGE].encode("utf-8", "replace")
@@ -126,41 +125,42 @@ def scan(text: str) -> Scan:
     or of digits) is hashed into a bucket, case folded, digits read as zeros. A bucket has the
     square root of how often it occurs, and all of them are a vector of length one.
 
-    Its shape: `log(1 + count)` of each class of bytes, of words, of words of eight letters and
-    more, of numbers, of three and of four digits in a row, of points within numbers, of the bytes
-    of the longest and of the shortest line, and of characters; each class's share of the bytes; and
-    a one. Among texts about one thing it tells hard from easy.
+    Its shape: `log(1 + count)` of each class of bytes, of words, of eight letters in a row, of
+    numbers, of three and of four digits in a row, of points within numbers, of the bytes of the
+    longest and of the shortest line, and of characters; each class's share of the bytes; and a one.
+    Among texts about one thing it tells hard from easy.
     """
     data = window(text).ljust(_GRAM, b"\0")
     size = len(data)
     padded = b"\0" + data + bytes(_STEM)
     folded = padded.translate(_FOLDED)
-    runs = np.frombuffer(padded.translate(_RUN_OF), np.uint8)
+    kinds = padded.translate(_RUN_OF)
+    runs = np.frombuffer(kinds, np.uint8)
     edges = (runs[1:] != runs[:-1]).nonzero()[0]
-    kinds = runs[edges[1:]]
-    words = kinds.nonzero()[0]
-    begins = edges[words]
-    lengths = edges[words + 1] - begins
+    words = runs[edges[1:]].nonzero()[0]
+    lengths = (edges[1:] - edges[:-1])[words]
 
     grams = size - _GRAM + 1
     # At each byte the eight that begin there, as one integer.
     eights = np.ndarray((size,), "<u8", folded, 1, (1,))
     hashed = np.empty(grams + len(words), np.uint64)
     np.multiply(eights[:grams], _MIX_GRAM, out=hashed[:grams])
-    stems = eights[begins]
+    stems = eights[edges[words]]
     stems &= _MASKS[lengths]
     np.multiply(stems, _MIX_WORD, out=hashed[grams:])
     hashed >>= _SHIFT
     buckets = hashed.view(np.int64)
     weights = _ROOTS.take(np.bincount(buckets, minlength=BUCKETS).take(buckets))
-    weights *= np.float32(1 / math.sqrt(len(buckets)))  # the root of all counts is the length
+    weights *= 1 / math.sqrt(len(buckets))  # the root of all counts is the length
 
-    counts = np.bincount(np.frombuffer(data.translate(_CLASS_OF), np.uint8), minlength=_KINDS)
+    classes = np.frombuffer(data.translate(_CLASS_OF), np.uint8)
+    counts: list[int] = np.bincount(classes, minlength=_KINDS).tolist()
     lines = list(map(len, data.split(b"\n")))
     tallies = (
+        *counts,
         len(words),
-        int(np.count_nonzero(lengths >= _LONG)),
-        int(np.count_nonzero(kinds == _NUMBER)),
+        kinds.count(_LONG_WORD),
+        kinds.count(_NUMBER_BEGINS),
         folded.count(b"000"),
         folded.count(b"0000"),
         folded.count(b"0.0"),
@@ -168,12 +168,9 @@ def scan(text: str) -> Scan:
         min(lines),
         len(text),
     )
-    shape = np.empty(SHAPE, np.float32)
-    _LOGARITHMS.take(counts, out=shape[:_KINDS], mode="clip")
-    shape[_KINDS : _KINDS + _TALLIES] = [math.log1p(tally) for tally in tallies]
-    np.multiply(counts, _SHARE / size, out=shape[_KINDS + _TALLIES : -1], casting="unsafe")
-    shape[-1] = 1.0
-    return Scan(buckets, weights, shape)
+    share = _SHARE / size
+    shape = [*map(math.log1p, tallies), *(share * count for count in counts), 1.0]
+    return Scan(buckets, weights, np.array(shape, np.float32))
 
 
 def features(text: str, out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
@@ -225,6 +222,6 @@ class LinearMap:
         codes = np.rint(weights / scale[:, None]).astype(np.int8)
         return cls(codes, scale.astype(np.float32), bias.astype(np.float32))
 
-    def by_bucket(self) -> NDArray[np.float32]:
-        """Return the weights as float32, a row per bucket: few of them are needed for a text."""
-        return np.ascontiguousarray((self.codes * self.scale[:, None]).T, dtype=np.float32)
+    def by_bucket(self) -> NDArray[np.int8]:
+        """Return the codes with a row for each bucket, of which a text needs few."""
+        return np.ascontiguousarray(self.codes.T)

@@ -56,15 +56,19 @@ class Offers:
         by_latency, by_load = weighting.latency, weighting.load
         self.candidates = candidates
         self.columns = columns
-        self.quality: list[float] = []
-        self.cost: list[float] = []
-        self.handicap: list[float] = []
-        for candidate, column in zip(candidates, columns, strict=True):
-            self.quality.append(quality[column] * candidate.success_rate)
-            self.cost.append(cost[column] or candidate.expected_cost(request))
-            latency, load = candidate.expected_latency, candidate.load
-            slow = by_latency * latency / (_LATENCY_SCALE + latency)
-            self.handicap.append(slow + by_load * (load if load < 1.0 else 1.0))
+        self.quality = [
+            quality[column] * candidate.success_rate
+            for candidate, column in zip(candidates, columns, strict=True)
+        ]
+        self.cost = [
+            cost[column] or candidate.expected_cost(request)
+            for candidate, column in zip(candidates, columns, strict=True)
+        ]
+        self.handicap = [
+            by_latency * (latency := candidate.expected_latency) / (_LATENCY_SCALE + latency)
+            + by_load * (load if (load := candidate.load) < 1.0 else 1.0)
+            for candidate in candidates
+        ]
 
     def revalued(self, forecast: Forecast) -> Offers:
         """Return the same offers with the qualities of another forecast."""
@@ -84,7 +88,7 @@ class Offers:
     def best_cascade(
         self,
         request: QueryRequest,
-        choices: Sequence[tuple[int, ...]],
+        cascades: Sequence[tuple[int, ...]],
         forecast: Forecast,
         unit: float,
         to_beat: float,
@@ -94,17 +98,19 @@ class Offers:
         Only one of candidates, that is worth more than `to_beat`, and only where the request's
         limits hold with all of its members asked; else an empty list.
         """
-        worths = forecast.quality - forecast.cost * unit
-        place_of = {column: place for place, column in enumerate(self.columns)}
-        by_worth: list[int] = (-worths).argsort().tolist()
+        first = len(forecast.quality) - len(cascades)
+        worths = forecast.quality[first:] - forecast.cost[first:] * unit
         of_choice: list[float] = worths.tolist()
-        for index in by_worth:
-            choice, worth = choices[index], of_choice[index]
+        place_of: dict[int, int] = {}
+        for index in sorted(range(len(of_choice)), key=of_choice.__getitem__, reverse=True):
+            worth = of_choice[index]
             if worth <= to_beat:
                 break
-            if len(choice) == 1 or not all(column in place_of for column in choice):
+            place_of = place_of or {column: place for place, column in enumerate(self.columns)}
+            cascade = cascades[index]
+            if not all(column in place_of for column in cascade):
                 continue
-            members = [place_of[column] for column in choice]
+            members = [place_of[column] for column in cascade]
             handicap = max(self.handicap[place] for place in members[:2])
             if worth - handicap > to_beat and self._is_allowed(request, members):
                 return members

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import nullcontext
-from math import inf, sqrt
+from math import inf
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias, final
 
 import numpy as np
@@ -62,6 +62,7 @@ class QualityPredictor:
         models: Names of the models.
         columns: The index of each model.
         choices: Indices of the models of each choice.
+        cascades: The choices of more than one model, which come last.
         curve: What each price would have led to with single models; the same with cascades in
             `curve_with_cascades`.
         reference: Cost of an average query on the model that is best on average, USD; 0 where no
@@ -83,6 +84,7 @@ class QualityPredictor:
         "_ratings",
         "_slopes",
         "_weights",
+        "cascades",
         "choices",
         "columns",
         "curve",
@@ -107,13 +109,9 @@ class QualityPredictor:
         regions = np.eye(len(weights.trust), dtype=np.float32)[weights.region]
         self._at = np.hstack([weights.lift, regions, weights.trust[weights.region]])
         self._slopes = weights.slopes.reshape(len(weights.trust), -1)
-        # Which factors a bend is a product of: of quality's, then of cost's.
-        first = len(weights.quality) - BENDS
-        pairs: list[tuple[int, int]] = []
-        for begin, end in ((0, first), (first, weights.lift.shape[1])):
-            second = min(begin + 1, end - 1)
-            pairs += [(begin, begin), (begin, second), (second, second)]
-        self._bent = np.array(pairs).T
+        # The first two factors of quality and of cost, which bend.
+        first, count = len(weights.quality) - BENDS, weights.lift.shape[1]
+        self._bent = np.array([0, min(1, first - 1), first, min(first + 1, count - 1)])
         self._ratings = Corrections(*saved.ratings)
         self._answered = Corrections(*saved.answered)
         self._index(saved.cascades)
@@ -121,6 +119,7 @@ class QualityPredictor:
     def _index(self, cascades: Sequence[tuple[int, ...]]) -> None:
         """Derive what depends on the list of choices."""
         weights, models = self._weights, len(self.models)
+        self.cascades = tuple(cascades)
         self.choices: tuple[tuple[int, ...], ...] = (*((m,) for m in range(models)), *cascades)
         self.columns = {name: column for column, name in enumerate(self.models)}
         best = int(weights.mean_quality[:models].argmax())
@@ -134,6 +133,7 @@ class QualityPredictor:
         cost[straight:factors], cost[-BENDS:] = np.split(weights.cost, [factors - straight])
         cost *= weights.mean_cost
         self._expected = np.concatenate([weights.mean_quality, weights.mean_cost])
+        self._expected -= weights.middle @ self._loadings[factors:]
         self._least = np.concatenate([np.zeros(count, np.float32), weights.mean_cost * _LEAST_COST])
         self._most = np.repeat(np.array([1.0, inf], np.float32), count)
         self._members = np.zeros((models, count), np.float32)
@@ -141,9 +141,8 @@ class QualityPredictor:
             self._members[list(choice), column] = 1 / len(choice)
 
     def __repr__(self) -> str:
-        cascades = len(self.choices) - len(self.models)
         return (
-            f"<QualityPredictor models={len(self.models)} cascades={cascades}"
+            f"<QualityPredictor models={len(self.models)} cascades={len(self.cascades)}"
             f" prototypes={len(self._weights.centres)} updates={self.updates}>"
         )
 
@@ -273,20 +272,21 @@ class QualityPredictor:
         """Return what a forecast needs of a text."""
         weights = self._weights
         buckets, counts, shape = scan(text)
-        mapped = counts @ self._by_bucket.take(buckets, axis=0)
+        mapped = counts @ self._by_bucket.take(buckets, axis=0).astype(np.float32)
+        mapped *= weights.map.scale
         mapped += weights.map.bias
         place, straight = mapped[:PLACE], mapped[PLACE:]
-        cosines = weights.centres @ place
-        cosines /= max(sqrt(float(place @ place)), 1e-9)
-        lit = light(cosines)
+        lit = light(weights.centres @ place)
         near, count = lit.shares @ self._at.take(lit.rows, axis=0), len(straight)
         straight += near[:count]
         straight += shape @ (near[count:-count] @ self._slopes).reshape(SHAPE, count)
         factors = np.empty(count + 2 * BENDS, np.float32)
         np.multiply(straight, near[-count:], out=factors[:count])
-        left, right = factors[self._bent]
-        np.multiply(left, right, out=factors[count:])
-        factors[count:] -= weights.middle
+        easy, other, cheap, rest = factors.take(self._bent).tolist()
+        factors[count:] = (
+            *(easy * easy, easy * other, other * other),
+            *(cheap * cheap, cheap * rest, rest * rest),
+        )
         return Reading(lit, factors)
 
     def forecast(self, text: str | Reading) -> Forecast:
@@ -356,7 +356,7 @@ class QualityPredictor:
             raise ValueError(f"score must be from 0 to 1, got {score!r} for model {model!r}")
         reading = self.read(text) if isinstance(text, str) else text
         expected = float(reading.factors @ self._loadings[:, column])
-        expected += float(self._weights.mean_quality[column])
+        expected += float(self._expected[column])
         surprise = score - min(max(expected, 0.0), 1.0)
         self._ratings.add(reading.lit, column, surprise, now, self.half_life)
 
@@ -422,7 +422,7 @@ class QualityPredictor:
         self._coverage = np.append(self._coverage, np.float32(0))
         self._ratings = self._ratings.widened()
         self._answered = self._answered.widened()
-        self._index(self.choices[at:])
+        self._index(self.cascades)
 
     # Files
 
@@ -436,7 +436,7 @@ class QualityPredictor:
         """
         saved = Saved(
             self.models,
-            self.choices[len(self.models) :],
+            self.cascades,
             self._weights,
             self.curve,
             self.curve_with_cascades,

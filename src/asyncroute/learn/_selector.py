@@ -151,12 +151,12 @@ class PredictiveSelector:
         """
         columns = self._columns_of(candidates)
         reading = self.predictor.read(text_of(request))
-        forecast, choices = self.predictor.forecast(reading), self.predictor.choices
+        forecast, cascades = self.predictor.forecast(reading), self.predictor.cascades
         if self._scorer is not None:
             forecast = await self._scored(self._scorer, request, candidates, columns, forecast)
         offers = Offers(request, candidates, columns, forecast, self._weighting)
         price = self._controller.price(asyncio.get_running_loop().time())
-        return self._decide(request, offers, reading, forecast, choices, price)
+        return self._decide(request, offers, reading, forecast, cascades, price)
 
     def _columns_of(self, candidates: Sequence[Candidate]) -> list[int]:
         """Return each candidate's place in forecasts; an unknown one is given its place."""
@@ -204,7 +204,7 @@ class PredictiveSelector:
         offers: Offers,
         reading: Reading,
         forecast: Forecast,
-        choices: Sequence[tuple[int, ...]],
+        cascades: Sequence[tuple[int, ...]],
         price: float,
     ) -> Ranking:
         unit = price / (self.predictor.reference or max(offers.cost) or 1.0)
@@ -214,7 +214,7 @@ class PredictiveSelector:
         candidates = offers.candidates
         tried = self._tried(offers, reading, forecast, unit, best) if self._cap.share else best
         if self._agree is not None and tried == best:
-            members = offers.best_cascade(request, choices, forecast, unit, worths[best])
+            members = offers.best_cascade(request, cascades, forecast, unit, worths[best])
             if members:
                 others = [place for place in range(len(worths)) if place not in members]
                 others.sort(key=worths.__getitem__, reverse=True)
