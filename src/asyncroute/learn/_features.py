@@ -85,6 +85,8 @@ _MIX = 0x9E3779B97F4A7C15
 _MIX_WORD, _MIX_GRAM = np.uint64(_MIX), np.uint64((_MIX << 64 - 8 * _GRAM) % (1 << 64))
 _SHIFT = np.uint64(64 - BITS)
 _MASKS = np.array([(1 << 8 * min(size, _STEM)) - 1 for size in range(2 * EDGE + 1)], np.uint64)
+_LINES = 16
+"""Lines that are looked at for the longest and the shortest one."""
 _SHARE = 5.0
 """What all bytes of one class would count, so that shares and logarithms are of a size."""
 # By how often a bucket occurs: what each occurrence adds, so that all together add the root.
@@ -127,8 +129,8 @@ def scan(text: str) -> Scan:
 
     Its shape: `log(1 + count)` of each class of bytes, of words, of eight letters in a row, of
     numbers, of three and of four digits in a row, of points within numbers, of the bytes of the
-    longest and of the shortest line, and of characters; each class's share of the bytes; and a one.
-    Among texts about one thing it tells hard from easy.
+    longest and of the shortest of the first lines, and of characters; each class's share of the
+    bytes; and a one. Among texts about one thing it tells hard from easy.
     """
     data = window(text).ljust(_GRAM, b"\0")
     size = len(data)
@@ -155,7 +157,7 @@ def scan(text: str) -> Scan:
 
     classes = np.frombuffer(data.translate(_CLASS_OF), np.uint8)
     counts: list[int] = np.bincount(classes, minlength=_KINDS).tolist()
-    lines = list(map(len, data.split(b"\n")))
+    lines = list(map(len, data.split(b"\n", _LINES)[:_LINES]))
     tallies = (
         *counts,
         len(words),
