@@ -112,6 +112,15 @@ def test_a_map_of_what_a_text_has_is_the_map_of_its_vector(text: str) -> None:
     assert np.array_equal(seen.shape, vector[BUCKETS:])
 
 
+def test_a_long_line_counts_among_the_first_ones_only() -> None:
+    long = "a line that is longer than all others\n"
+    last, first = (scan(text).shape for text in ("ab\n" * 20 + long, long + "ab\n" * 20))
+    longest = np.flatnonzero(last != first)
+    assert len(longest) == 1
+    assert last[longest] == pytest.approx(np.log1p(2))
+    assert first[longest] == pytest.approx(np.log1p(len(long) - 1))
+
+
 def test_an_output_array_is_filled_and_nothing_of_before_is_left() -> None:
     out = np.full(FEATURES, 7, np.float32)
     assert features("hello", out) is out
