@@ -34,7 +34,7 @@ __all__ = ("QualityPredictor", "Reading")
 
 ROWS = 12_000
 """Queries used for the fit at most; more of them are sampled. Bounds memory to about 1 GB."""
-KEPT = 0.9
+KEPT = 0.98
 """Share of the possible gain the recommended price keeps; the rest is given up to save."""
 HALF_LIFE = 7 * 86_400.0
 """Seconds after which an outcome observed while serving counts half."""
