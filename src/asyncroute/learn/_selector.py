@@ -50,7 +50,7 @@ class PredictiveSelector:
     Args:
         predictor: Fitted or loaded.
         knob: From 0 (cheapest) to 1 (best). By default what the fit recommends: the cheapest that
-            is hardly worse than the best single model.
+            keeps nearly all of what it would gain over the best single model.
         target_cost: Instead of a knob: dollars a query may cost on average.
         budget: Instead of a knob: dollars per `period`.
         period: Seconds.
