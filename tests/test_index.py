@@ -22,6 +22,7 @@ from asyncroute import (
 )
 from asyncroute._endpoint import Eligible, Endpoint
 from asyncroute._registry import Registry
+from asyncroute._selectors._index import Index, Part
 from asyncroute._selectors._scored import SplitSelector
 from support import Scripted, fails, model, router_of
 
@@ -103,6 +104,21 @@ async def test_the_best_of_many_is_the_one_a_look_at_all_would_find(
         assert chosen not in away
         assert public[chosen] == pytest.approx(max(public.values()), abs=1e-12)
         assert ranking.score_at(ranking.best()) == pytest.approx(public[chosen], abs=1e-9)
+
+
+def test_a_shelf_that_may_hold_the_best_is_not_taken_to_do_so() -> None:
+    registry = registry_of([model(f"m{i}") for i in range(MANY)])
+    eligible = Eligible(tuple(registry), {}, registry.journal)
+    # State's score and price in: the first two promise the best of both on one shelf.
+    promising, cheap, best = (0.5, 1.9e-3), (0.0, 1.0e-3), (0.53, 2.1e-3)
+    known = {0: promising, 1: cheap, 2: best}
+
+    def part_of(endpoint: Endpoint) -> Part:
+        state, price_in = known.get(eligible.places[endpoint], (0.0, 1.0))
+        return (state, price_in, 100.0, 1e-9, endpoint.load, endpoint.view)
+
+    index = Index(eligible, 0.5, part_of, random.Random(1))
+    assert index.best(1000, 100, ())[0] == 2
 
 
 async def test_the_dearest_of_many_that_becomes_the_cheapest_is_found() -> None:
