@@ -8,11 +8,14 @@ from typing import Any
 import pytest
 
 from asyncroute import (
+    BalancedSelector,
     ConfigurationError,
+    CostOptimizedSelector,
     LLMRouter,
     NoEligibleModelError,
     QueryRequest,
     Ranking,
+    RoundRobinSelector,
     RoutingDecision,
 )
 from support import InOrder, Scripted, answers, fails, model, models, now, router_of, together
@@ -424,3 +427,59 @@ async def test_a_decision_keeps_the_scores_of_a_selector_that_uses_its_lists_aga
     selector.ranked.reverse()
     assert (decision.selected_model.model_id, decision.score) == ("a", 0.9)
     assert ids(decision) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("count", [3, 40])
+@pytest.mark.parametrize("inner", [BalancedSelector, CostOptimizedSelector, RoundRobinSelector])
+async def test_a_selector_made_of_another_gets_nobody_who_was_ruled_out(
+    inner: Any, count: int
+) -> None:
+    class Adjusts:
+        def __init__(self) -> None:
+            self.inner = inner()
+
+        async def select(self, request: QueryRequest, candidates: Any, /) -> Ranking:
+            found = await self.inner.select(request, candidates)
+            assert len(found) == len(found.scores) == len(candidates)
+            return Ranking(found.candidates, [score / 2 for score in found.scores])
+
+    configs = [model(f"m{i}") for i in range(count)] + [
+        model("dear", cost_per_1k_tokens=1, quality_score=1)
+    ]
+    async with LLMRouter(configs, {"*": Scripted()}) as router:
+        router._registry["m0"].block(now() + 5, now())
+        for _ in range(2 * count):
+            decision = await router.route("hello", strategy=Adjusts(), max_cost=0.01)
+            named = ids(decision)
+            assert set(decision.rejected) == {"m0", "dear"}
+            assert not {"m0", "dear"} & set(named)
+            assert len(named) == count - 1
+
+
+async def test_whom_a_selector_remembers_though_ruled_out_is_dropped() -> None:
+    class Remembers:
+        def __init__(self) -> None:
+            self.known: Any = None
+
+        async def select(self, request: QueryRequest, candidates: Any, /) -> Ranking:
+            self.known = self.known or list(candidates)
+            return Ranking(self.known, [0.1, 0.2, 0.9])
+
+    router = LLMRouter([*models("ab"), model("c", cost_per_1k_tokens=1)])
+    selector = Remembers()
+    assert ids(await router.route("hello", strategy=selector)) == ["c", "b", "a"]
+    assert ids(await router.route("hello", strategy=selector, max_cost=0.01)) == ["b", "a"]
+
+
+async def test_a_conversation_changed_in_place_is_counted_anew() -> None:
+    request = QueryRequest(messages=({"role": "user", "content": "hello"},))
+    router = LLMRouter(models("a"))
+    before = (await router.route(request)).expected_cost
+    request.chat[0]["content"] = "x" * 4000
+    assert (await router.route(request)).expected_cost > before
+
+
+async def test_the_one_that_is_left_has_the_score_of_an_only_one() -> None:
+    router = LLMRouter([model("a"), model("b", cost_per_1k_tokens=1)])
+    decision = await router.route("hello", max_cost=0.01)
+    assert (decision.selected_model.model_id, decision.score) == ("a", 1.0)

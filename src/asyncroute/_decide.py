@@ -14,7 +14,7 @@ from asyncroute._cache import CacheManager
 from asyncroute._course import Choice
 from asyncroute._endpoint import Eligible, Endpoint, View
 from asyncroute._errors import NoEligibleModelError
-from asyncroute._estimate import input_tokens
+from asyncroute._estimate import forget_count, input_tokens
 from asyncroute._inputs import Capability, Message, QueryRequest
 from asyncroute._protocols import ModelSelector, Ranking
 from asyncroute._reasons import Reasons
@@ -90,6 +90,7 @@ class Decider:
         journal = self._registry.journal
         if journal.unlearned:
             journal.take_up(now)
+        forget_count()  # its messages may have been changed in place since
         tokens_in = input_tokens(request)
         eligible, cached = self._eligible(request, tokens_in, now)
         rejected = over_limits(eligible, request, tokens_in)
@@ -107,13 +108,15 @@ class Decider:
         if rejected or journal.troubled:
             why_rejected = partial(why_over_limit, request, tokens_in)
             candidates, later, reasons = self._narrowed(eligible, rejected, why_rejected, now)
+            if not getattr(selector, "never_suspends", False):
+                candidates = [*candidates]  # a user's selector sees nobody but those
         try:
             ranking = await selector.select(request, candidates)
         except TypeError as error:
             raise _selecting_error(error, strategy)  # noqa: B904 - which has its cause
         captured = getattr(ranking, "captured", None)
         if captured is None:
-            captured = _captured(strategy, ranking, candidates)
+            ranking, captured = _captured(strategy, ranking, candidates)
         # A selector ranks what it was given, and it was given endpoints.
         ranked: Sequence[Any] = ranking.candidates
         count = len(captured)
@@ -310,19 +313,28 @@ def _selecting_error(error: TypeError, strategy: str) -> TypeError:
 
 def _captured(
     strategy: str, ranking: object, candidates: Sequence[Endpoint]
-) -> Sequence[tuple[View]]:
-    """Keep what a selector of the user's decided from."""
+) -> tuple[Ranking, Sequence[tuple[View]]]:
+    """Return what a selector of the user's ranked of what it was given, and keep how that looked.
+
+    Whom it ranks beside those (it may remember them) is dropped: the request rules them out.
+    """
     if not isinstance(ranking, Ranking):
         raise TypeError(f"{strategy} must select a Ranking, got {ranking!r}")
+    given = candidates.places if isinstance(candidates, Eligible) else {*candidates}
     ranked: Sequence[Any] = ranking.candidates
+    for candidate in ranked:
+        if not hasattr(candidate, "view"):
+            raise TypeError(f"{strategy} must rank the candidates it was given, got {candidate!r}")
+    if not all(endpoint in given for endpoint in ranked):
+        scored = zip(ranked, ranking.scores, strict=True)
+        kept = [(endpoint, score) for endpoint, score in scored if endpoint in given]
+        ranked = [endpoint for endpoint, _ in kept]
+        scores = [score for _, score in kept]
+        ranking = Ranking(ranked, scores, plan=ranking.plan, votes=ranking.votes)
     if not ranked:
         left_out = "was left out by the selector"
         raise _nothing_for({endpoint.model_id: left_out for endpoint in candidates})
-    try:
-        return [(endpoint.view,) for endpoint in ranked]
-    except AttributeError:
-        given = next((each for each in ranked if not hasattr(each, "view")), None)
-    raise TypeError(f"{strategy} must rank the candidates it was given, got {given!r}")
+    return ranking, [(endpoint.view,) for endpoint in ranked]
 
 
 def _nothing_for(reasons: Mapping[str, str]) -> NoEligibleModelError:

@@ -43,7 +43,13 @@ def input_tokens(request: QueryRequest) -> int:
     return tokens
 
 
-_latest: list[tuple[ref[QueryRequest] | None, int]] = [(None, 0)]
+def forget_count() -> None:
+    """Have the next conversation counted anew, also if it is the same."""
+    _latest[0] = _NONE
+
+
+_NONE: tuple[None, int] = (None, 0)
+_latest: list[tuple[ref[QueryRequest] | None, int]] = [_NONE]
 """The conversation counted last: a long one is asked for again and again, once by each candidate.
 
 Weak, so that it keeps nobody's conversation; one tuple, so that other threads see all or nothing.

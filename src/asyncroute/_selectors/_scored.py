@@ -127,6 +127,8 @@ class SplitSelector(ScoredSelector):
             eligible, away = candidates, _NOBODY
         elif isinstance(candidates, Remaining):
             eligible, away = candidates.eligible, candidates.left_out
+            if len(candidates) == 1:
+                return Ranking((candidates[0],), (1.0,))
         else:
             return await super().select(request, candidates)
         if eligible.is_large:
