@@ -119,8 +119,6 @@ class BoardRanking(Ranking):
     __slots__ = (
         "_away",
         "_best",
-        "_endpoints",
-        "_parts",
         "_request",
         "_score",
         "_scores",
@@ -137,8 +135,8 @@ class BoardRanking(Ranking):
         weight: float,
         away: Collection[Endpoint],
     ) -> None:
-        self.candidates = self._endpoints = candidates
-        self.captured = self._parts = captured
+        self.candidates = candidates
+        self.captured = captured
         self.plan = self.votes = self._order = None
         self._scores: list[float] | None = None
         self._request = request
@@ -153,9 +151,10 @@ class BoardRanking(Ranking):
         if self._scores is None:
             n, m = input_tokens(self._request), self._request.max_tokens or inf
             weight = self._weight
+            assert self.captured is not None
             self._scores = [  # as in `Board.best`
                 state + weight / (1.0 + n * price_in + (usual if usual < m else m) * price_out)
-                for state, price_in, usual, price_out, _, _ in self._parts
+                for state, price_in, usual, price_out, _, _ in self.captured
             ]
         return self._scores
 
@@ -168,7 +167,7 @@ class BoardRanking(Ranking):
                 order.remove(best)
                 order.insert(0, best)
             if self._away:
-                order = [place for place in order if self._endpoints[place] not in self._away]
+                order = [place for place in order if self.candidates[place] not in self._away]
             self._order = order
         return self._order
 
