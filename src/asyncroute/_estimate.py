@@ -7,7 +7,7 @@ from weakref import ref
 
 from asyncroute._inputs import Message, QueryRequest
 
-__all__ = ("DEFAULT_OUTPUT_TOKENS", "input_tokens", "text_tokens")
+__all__ = ("DEFAULT_OUTPUT_TOKENS", "forget_count", "input_tokens", "text_tokens")
 
 DEFAULT_OUTPUT_TOKENS = 256
 """Expected length of an answer while nothing is known."""

@@ -11,7 +11,7 @@ from asyncroute._endpoint import Eligible, Endpoint
 from asyncroute._estimate import input_tokens
 from asyncroute._inputs import QueryRequest
 from asyncroute._protocols import Ranking
-from asyncroute._selectors._index import Part
+from asyncroute._selectors._index import Part, scores_of
 
 __all__ = ("Board", "BoardRanking")
 
@@ -150,12 +150,8 @@ class BoardRanking(Ranking):
         """The candidates' scores."""
         if self._scores is None:
             n, m = input_tokens(self._request), self._request.max_tokens or inf
-            weight = self._weight
             assert self.captured is not None
-            self._scores = [  # as in `Board.best`
-                state + weight / (1.0 + n * price_in + (usual if usual < m else m) * price_out)
-                for state, price_in, usual, price_out, _, _ in self.captured
-            ]
+            self._scores = scores_of(self.captured, self._weight, n, m)
         return self._scores
 
     def order(self) -> Sequence[int]:

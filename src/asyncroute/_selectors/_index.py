@@ -21,7 +21,7 @@ from typing import TypeAlias, final, overload
 from asyncroute._endpoint import Eligible, Endpoint, View
 from asyncroute._protocols import Ranking
 
-__all__ = ("Index", "IndexedRanking", "Part")
+__all__ = ("Index", "IndexedRanking", "Part", "scores_of", "strides_of")
 
 Part: TypeAlias = tuple[float, float, float, float, float, View]
 """What a score needs of an endpoint: the state's score; over the cost scale and success rate the
@@ -111,9 +111,7 @@ class Index:
         self._eligible = eligible
         self._weight = weight
         self._part_of = part_of
-        weights = [endpoint.config.weight for endpoint in eligible]
-        least = _LEAST_SHARE * max(weights)
-        self._strides = [1.0 / max(weight, least) for weight in weights]
+        self._strides = strides_of(eligible.endpoints)
         self._due = [rng.random() * stride for stride in self._strides]
         self._times: dict[_Kind, float] = {}  # the turns of each shelf go on by themselves
         self._read = eligible.journal.end
@@ -144,11 +142,7 @@ class Index:
 
     def scores(self, tokens_in: int, longest: float) -> list[float]:
         """Score all endpoints, as they were when the best was last looked for."""
-        weight = self._weight
-        return [  # as in `_best_on`
-            state + weight / (1.0 + tokens_in * price_in + min(usual, longest) * price_out)
-            for state, price_in, usual, price_out, _, _ in self._parts
-        ]
+        return scores_of(self._parts, self._weight, tokens_in, longest)
 
     def _turn_of(self, equals: Sequence[int]) -> int:
         """Choose the least loaded of equals, of those the one that is due first."""
@@ -230,6 +224,23 @@ class Index:
             shelf = self._shelves[kind] = _Shelf()
         shelf.hold(entry, part)
         return kind, entry
+
+
+def scores_of(parts: Sequence[Part], weight: float, tokens_in: int, longest: float) -> list[float]:
+    """Score all for a request of so many tokens in, and at most so many out."""
+    return [
+        state
+        + weight
+        / (1.0 + tokens_in * price_in + (usual if usual < longest else longest) * price_out)
+        for state, price_in, usual, price_out, _, _ in parts
+    ]
+
+
+def strides_of(endpoints: Sequence[Endpoint]) -> list[float]:
+    """Return how long it is from one turn of an endpoint to its next: one over its weight."""
+    weights = [endpoint.config.weight for endpoint in endpoints]
+    least = _LEAST_SHARE * max(weights)
+    return [1.0 / max(weight, least) for weight in weights]
 
 
 def _kind_of(part: Part) -> _Kind:

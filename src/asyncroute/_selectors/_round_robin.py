@@ -9,15 +9,12 @@ from typing import final
 from asyncroute._endpoint import Eligible, Endpoint, Remaining
 from asyncroute._inputs import QueryRequest
 from asyncroute._protocols import Candidate, Ranking
-from asyncroute._selectors._index import IndexedRanking
+from asyncroute._selectors._index import IndexedRanking, strides_of
 
 __all__ = ("RoundRobinSelector",)
 
 _MOST_REMEMBERED = 4096
 """Models whose turns are remembered."""
-
-_LEAST_SHARE = 1e-6
-"""Of the largest weight among many: a smaller one counts as this."""
 
 
 @final
@@ -88,11 +85,9 @@ class _Turns:
     __slots__ = ("_due", "_endpoints", "_heap", "_strides", "_time")
 
     def __init__(self, endpoints: Sequence[Endpoint], start: int) -> None:
-        weights = [endpoint.config.weight for endpoint in endpoints]
-        least = _LEAST_SHARE * max(weights)
         count = len(endpoints)
         self._endpoints = endpoints
-        self._strides = [1.0 / max(weight, least) for weight in weights]
+        self._strides = strides_of(endpoints)
         self._time = 0.0
         self._due = [
             (place - start) % count / count * stride for place, stride in enumerate(self._strides)
