@@ -28,49 +28,13 @@ _SLACK: Final = 1e-3
 """Requests by which the pace may be overdrawn: rounding must not make an instant too early."""
 
 
-class _Pacer(AsyncLimiter):
-    """An `AsyncLimiter` that is asked rather than awaited, on a clock that is handed in."""
-
-    __slots__ = ()
-
-    def __init__(self, limit: int, burst: float) -> None:
-        super().__init__(burst, WINDOW * burst / limit)
-
-    def inherit(self, older: _Pacer) -> None:
-        """Go on from the level of *older*: a new limit is no reason for a new burst."""
-        self._level = min(older._level, self.max_rate)
-        self._last_check = older._last_check
-
-    def _level_at(self, now: float) -> float:
-        return max(self._level - (now - self._last_check) * self._rate_per_sec, 0.0)
-
-    def free_at(self, now: float, ahead: int = 0) -> float:
-        """When a request may start that has *ahead* others before it."""
-        excess = self._level_at(now) + ahead + 1 - self.max_rate
-        return now if excess <= _SLACK else now + excess / self._rate_per_sec
-
-    def try_acquire(self, now: float) -> bool:
-        """Start one request if the pace allows it."""
-        level = self._level - (now - self._last_check) * self._rate_per_sec
-        level = level + 1 if level > 0 else 1.0
-        if level - self.max_rate > _SLACK:  # the same sum as in `free_at`, so that they agree
-            return False
-        self._level = level
-        self._last_check = now
-        return True
-
-    def give_back(self, now: float) -> None:
-        """Undo one start."""
-        self._level = max(self._level_at(now) - 1, 0.0)
-        self._last_check = now
-
-
 @final
-class RequestWindow:
+class RequestWindow(AsyncLimiter):
     """At most *limit* starts in any 60 seconds, exactly, and not all of them at once.
 
-    The last *limit* start times are kept, so the bound is no estimate; an aiolimiter leaky bucket
-    paces the starts, because providers also enforce inside the minute.
+    The last *limit* start times are kept, so the bound is no estimate. The leaky bucket that it is
+    paces the starts, because providers also enforce inside the minute: it is asked rather than
+    awaited, on a clock that is handed in.
 
     Args:
         limit: Requests per minute, at least 1.
@@ -81,30 +45,34 @@ class RequestWindow:
         ConfigurationError: A figure below 1.
     """
 
-    __slots__ = ("_pacer", "_starts", "limit")
+    __slots__ = ("_starts", "limit")
 
     def __init__(self, limit: int, burst: int | None = None) -> None:
+        super().__init__(1.0, WINDOW)
         self._starts: deque[float] = deque()
-        self._configure(limit, burst)
-
-    def _configure(self, limit: int, burst: int | None) -> None:
-        _require_positive("requests_per_minute", limit)
-        _require_positive("burst", burst)
-        self.limit = limit
-        self._pacer = _Pacer(limit, min(max(10.0, limit / 6) if burst is None else burst, limit))
+        self.reconfigure(limit, burst)
 
     def reconfigure(self, limit: int, burst: int | None = None) -> None:
         """Change the figures; what has started in the last 60 s still counts."""
-        older = self._pacer
-        self._configure(limit, burst)
-        self._pacer.inherit(older)
+        _require_positive("requests_per_minute", limit)
+        _require_positive("burst", burst)
+        self.limit = limit
+        self.max_rate = float(min(max(10.0, limit / 6) if burst is None else burst, limit))
+        self.time_period = WINDOW * self.max_rate / limit
+        self._rate_per_sec = limit / WINDOW
+        self._level = min(self._level, self.max_rate)  # a new limit is no reason for a new burst
+
+    def _level_at(self, now: float) -> float:
+        return max(self._level - (now - self._last_check) * self._rate_per_sec, 0.0)
 
     def free_at(self, now: float, ahead: int = 0) -> float:
         """When a request may start that has *ahead* others before it: *now* if at once."""
         windows, ahead_in_window = divmod(ahead, self.limit)
         blocking = len(self._starts) + ahead_in_window - self.limit
         at = self._starts[blocking] + WINDOW if blocking >= 0 else now
-        return max(at + windows * WINDOW, self._pacer.free_at(now, ahead))
+        excess = self._level_at(now) + ahead + 1 - self.max_rate
+        paced_at = now if excess <= _SLACK else now + excess / self._rate_per_sec
+        return max(at + windows * WINDOW, paced_at)
 
     def try_take(self, now: float) -> bool:
         """Start one request if it may start now."""
@@ -116,8 +84,12 @@ class RequestWindow:
                 starts.popleft()
             if len(starts) >= self.limit:
                 return False
-        if not self._pacer.try_acquire(now):
+        level = self._level - (now - self._last_check) * self._rate_per_sec
+        level = level + 1.0 if level > 0.0 else 1.0
+        if level - self.max_rate > _SLACK:  # the same sum as in `free_at`, so that they agree
             return False
+        self._level = level
+        self._last_check = now
         starts.append(now)
         return True
 
@@ -126,7 +98,8 @@ class RequestWindow:
         position = bisect_left(self._starts, started_at)
         if position < len(self._starts) and self._starts[position] == started_at:
             del self._starts[position]
-            self._pacer.give_back(now)
+            self._level = max(self._level_at(now) - 1, 0.0)
+            self._last_check = now
 
     def __repr__(self) -> str:
         return f"<RequestWindow {self.limit} per minute, {len(self._starts)} remembered>"
@@ -158,12 +131,16 @@ class TokenWindow:
 
     Raises:
         ConfigurationError: A limit below 1.
+
+    Attributes:
+        level: Tokens reserved, as far as `fits` or `take` has looked.
     """
 
-    __slots__ = ("_buckets", "_stale_at", "level", "limit")
+    __slots__ = ("_buckets", "_newest", "_stale_at", "level", "limit")
 
     def __init__(self, limit: int) -> None:
         self._buckets: deque[Bucket] = deque()
+        self._newest = Bucket(-math.inf, is_live=False)
         self._stale_at = math.inf  # before it, nothing leaves the window
         self.level = 0
         self.reconfigure(limit)
@@ -213,12 +190,12 @@ class TokenWindow:
         """
         if now >= self._stale_at:
             self._expire(now)
-        buckets = self._buckets
-        if not buckets or now - buckets[-1].opened_at >= BUCKET:
-            if not buckets:
+        bucket = self._newest
+        if not bucket.is_live or now - bucket.opened_at >= BUCKET:
+            bucket = self._newest = Bucket(now)
+            if not self._buckets:
                 self._stale_at = now + WINDOW
-            buckets.append(Bucket(now))
-        bucket = buckets[-1]
+            self._buckets.append(bucket)
         if now > bucket.last_at:
             bucket.last_at = now
         bucket.amount += amount
