@@ -70,6 +70,12 @@ def surplus(times: Times, name: str, beyond: str, to: str = "minimum") -> float:
     return median((a - b) / unit for a, b, unit in rounds)
 
 
+def ratio_beyond(times: Times, name: str, to: str, beyond: str) -> float:
+    """How often the one goes into the other, without what both do besides: the rounds' median."""
+    rounds = zip(times[name], times[to], times[beyond], strict=True)
+    return median((a - b) / (unit - b) for a, unit, b in rounds)
+
+
 async def calls_per_second(case: Case, callers: int, calls: int) -> float:
     """Calls a second of CPU time that so many callers get through, each making so many in a row.
 

@@ -11,12 +11,13 @@ import argparse
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from email import message_from_string
 from functools import partial
 from pathlib import Path
 from statistics import median
 
 from floor import Minimum, MinimumWithCache, MinimumWithFallback, best_of
-from measure import PROMPT, Case, calls_per_second, interleaved, ratio, run, surplus
+from measure import PROMPT, Case, calls_per_second, interleaved, ratio, ratio_beyond, run, surplus
 from report import Report, Row
 from subject import (
     AN_HOUR,
@@ -46,11 +47,42 @@ GATES = {
 EXTRAS = {"hedge armed": (0.4, 0.15), "one observer": (0.3, 0.1)}
 """The same beyond a ready request without."""
 
+BUSY = ("execute, ready request", "route")
+"""What is measured once more as in an application, see `after_other_work`."""
+
 CALLERS, CALLS = 1000, 10
 MESSAGES = [
     {"role": "system", "content": "You answer in plain words."},
     {"role": "user", "content": PROMPT},
 ]
+
+
+HEAD = "".join(f"X-Header-{n}: some value; of=header; number={n}\n" for n in range(8))
+"""What an application parses between two calls of a router, or something of the kind."""
+
+
+def after_other_work(cases: dict[str, Case]) -> dict[str, Case]:
+    """Each case after some work of another kind, by its name; and that work alone, as "nothing".
+
+    In a loop of its own a short function is known to the processor by heart: its branches, and all
+    it touches. Between two calls of a router an application does something else.
+    """
+
+    async def nothing() -> None: ...
+
+    def preceded(case: Case) -> Case:
+        async def both() -> None:
+            message_from_string(HEAD)
+            await case()
+
+        return both
+
+    return {f"{name}, after other work": preceded(case) for name, case in cases.items()} | {
+        NOTHING: preceded(nothing)
+    }
+
+
+NOTHING = "other work"
 
 
 def minima() -> dict[str, Case]:
@@ -145,7 +177,9 @@ async def throughput(rounds: int) -> tuple[float, float]:
 
 async def measure(rounds: int) -> list[Row]:
     async with ours() as cases:
-        times = await interleaved(minima() | cases, rounds)
+        least = minima()
+        preceded = after_other_work({name: (least | cases)[name] for name in ("minimum", *BUSY)})
+        times = await interleaved(least | cases | preceded, rounds)
     our_rate, least_rate = await throughput(max(3, rounds // 5))
     plain = "execute, ready request"
     rows: list[Row] = []
@@ -156,6 +190,10 @@ async def measure(rounds: int) -> list[Row]:
         else:
             gate, aim = GATES.get(name, (None, None))
             rows.append(Row(name, ratio(times, name), gate, aim))
+    for name in BUSY:
+        to = "minimum, after other work"
+        busy = ratio_beyond(times, f"{name}, after other work", to, NOTHING)
+        rows.append(Row(f"{name}, both after other work", busy))
     share, kept = "1,000 callers, share of the minimum's calls/s", our_rate / least_rate
     rows.append(Row(share, kept, 0.6, 0.7, unit="", at_least=True))
     rows.append(Row("1,000 callers", our_rate, unit="calls/s"))
