@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from math import inf
 from typing import TYPE_CHECKING, Any, TypeAlias, final, overload
@@ -83,15 +83,15 @@ class Journal:
         self.changes.append(endpoint)
         self.end += 1
 
-    def since(self, place: int, most: int) -> set[Endpoint] | None:
-        """Return what has changed since a place.
+    def since(self, place: int, most: int) -> Iterable[Endpoint] | None:
+        """Return what has changed since a place, the newest first; what did so twice comes twice.
 
         None where that is too long ago to tell, or more than so many are to be looked at.
         """
         missed = self.end - place
         if missed > most or missed > len(self.changes):
             return None
-        return set(islice(reversed(self.changes), missed))
+        return islice(reversed(self.changes), missed)
 
     def take_up(self, now: float) -> None:
         """Let those learn that have answered: before a decision, but 20 times a second at most.
