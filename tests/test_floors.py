@@ -23,7 +23,7 @@ FLOORS = tuple(
         "_protocols",
         "_admission _budget _cache _caching _deadlines _estimate _feedback _function _grant "
         "_handover _health _lane _limits _metrics _observers _pieces _queue _sharing "
-        "_single_flight _slots _supervisor",
+        "_served _single_flight _slots _supervisor",
         "_aside _bounds _endpoint _reasons _selectors",
         "_attempt _course _fallback _hedging _judge _modes _outcome _runtime _stagger _stream "
         "_stream_try",

@@ -225,6 +225,15 @@ async def test_a_simulating_provider_marks_its_results() -> None:
         assert not (await router.execute("hello")).simulated
 
 
+async def test_a_provider_that_counts_as_false_is_one_all_the_same() -> None:
+    class Queue(Scripted):
+        def __len__(self) -> int:  # how much it has to do: nothing
+            return 0
+
+    async with LLMRouter(models("a"), {"default": Queue()}) as router:
+        assert (await router.execute("hello")).success
+
+
 # Providers' lives
 
 

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from asyncroute._grant import Grant
     from asyncroute._health import Permit
     from asyncroute._observers import Observers
-    from asyncroute._protocols import Provider
     from asyncroute._runtime import Runtime
+    from asyncroute._served import Served
 
 __all__ = ("SURELY_SLOW", "Request", "Stop", "Try", "not_a_completion")
 
@@ -92,6 +92,7 @@ class Try(Interruptible):
 
     Attributes:
         endpoint: The model.
+        served: What calls it.
         role: Why it is made.
         call: What the provider is given.
         completion: The answer, if there is one.
@@ -111,7 +112,6 @@ class Try(Interruptible):
         "_grant",
         "_last_instant",
         "_permit",
-        "_provider",
         "_request",
         "_reservation",
         "_tokens",
@@ -127,6 +127,7 @@ class Try(Interruptible):
         "is_settled",
         "role",
         "sent_at",
+        "served",
         "started_at",
         "stopped_by",
         "task",
@@ -137,7 +138,7 @@ class Try(Interruptible):
         self,
         request: Request,
         endpoint: Endpoint,
-        provider: Provider,
+        served: Served,
         permit: Permit,
         call: Call,
         role: Role,
@@ -147,7 +148,7 @@ class Try(Interruptible):
         self._task = self.task = None
         self._interrupted = self.is_settled = self.is_refused = False
         self._request = request
-        self._provider = provider
+        self.served = served
         self._permit: Permit | None = permit
         self._grant: Grant | None = None
         self._reservation: Reservation | None = None
@@ -180,16 +181,6 @@ class Try(Interruptible):
     def was_shed(self) -> bool:
         """Whether it never got as far as the provider: no room there, or no money."""
         return isinstance(self.error, (OverloadedError, BudgetExceededError))
-
-    @property
-    def is_simulated(self) -> bool:
-        """Whether its provider only simulates."""
-        return getattr(self._provider, "is_simulated", False) is True
-
-    @property
-    def runs_inline(self) -> bool:
-        """Whether it may run in the caller's task: its provider ends at once when cancelled."""
-        return getattr(self._provider, "cancels_promptly", False) is True
 
     async def run(self) -> None:
         """Admit, call, settle; record what came of it.
@@ -294,7 +285,7 @@ class Try(Interruptible):
     def _ask(self) -> Awaitable[Completion | None]:
         """Call the provider. What is awaited gives what `_take` takes up."""
         if self._request.runtime.observers is None:
-            return self._provider.complete(self.call)
+            return self.served.provider.complete(self.call)
         return self._ask_observed(self._request.runtime.observers)
 
     def _take(self, completion: Completion | None) -> None:
@@ -327,7 +318,7 @@ class Try(Interruptible):
         held = observers.started(self.call)
         error: BaseException | None = None
         try:
-            completion = await self._provider.complete(self.call)
+            completion = await self.served.provider.complete(self.call)
             if isinstance(completion, Completion):  # pyright: ignore[reportUnnecessaryIsInstance]
                 self.call.usage = completion.usage or self.call.usage
             return completion

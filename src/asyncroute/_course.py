@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
 
     from asyncroute._health import Permit
-    from asyncroute._protocols import Provider
     from asyncroute._runtime import Runtime
+    from asyncroute._served import Served
     from asyncroute._values import Role
 
 __all__ = ("Choice", "Course", "Listener")
@@ -178,7 +178,7 @@ class Course:
         started_at: When the request came.
         deadline: When it must be over; may be moved later.
         tenant: Whose it is, where tenants take turns.
-        provider: Calls every model instead of its own provider, if given.
+        served: Calls every model instead of its own provider, if given.
         at_once: How many models are asked at once.
         make_try: Makes an attempt: `Try` for whole answers, or a stream's.
 
@@ -194,8 +194,8 @@ class Course:
         "_make_try",
         "_max_models",
         "_planned",
-        "_provider",
         "_rest",
+        "_served",
         "choice",
         "deadline",
         "is_closed",
@@ -215,7 +215,7 @@ class Course:
         started_at: float,
         deadline: float,
         tenant: str | None = None,
-        provider: Provider | None = None,
+        served: Served | None = None,
         at_once: int = 1,
         make_try: Callable[..., Try] = Try,
     ) -> None:
@@ -229,7 +229,7 @@ class Course:
         self.is_closed = False
         self.listener: Listener | None = None
         self.choice = choice
-        self._provider = provider
+        self._served = served
         self._make_try = make_try
         most = runtime.fallback.max_models
         self._max_models = most if most > at_once else at_once
@@ -348,7 +348,7 @@ class Course:
         return candidates[0], candidates[0].health.pass_anyway()
 
     def _may_follow(self, endpoint: Endpoint) -> bool:
-        if self._provider is None and endpoint.provider is None:
+        if self._served is None and endpoint.served is None:
             return False
         allows = self.runtime.fallback.allows
         return self._is_affordable(endpoint) and all(
@@ -425,8 +425,8 @@ class Course:
         return self._try(endpoint, permit, "retry", now)
 
     def _try(self, endpoint: Endpoint, permit: Permit, role: Role, now: float) -> Try:
-        provider = endpoint.provider if self._provider is None else self._provider
-        if provider is None:
+        served = endpoint.served if self._served is None else self._served
+        if served is None:
             endpoint.health.forget(permit)
             raise ConfigurationError(
                 f"model {endpoint.model_id!r} needs provider {endpoint.config.provider!r},"
@@ -435,7 +435,7 @@ class Course:
         if permit.is_probe:
             endpoint.heed(now)  # nobody else may call it now
         call = Call(endpoint.config, self.request, self.deadline)
-        attempt = self._make_try(self, endpoint, provider, permit, call, role, now)
+        attempt = self._make_try(self, endpoint, served, permit, call, role, now)
         if not self.tries:
             self._rest = None  # it may have a chain
         elif self._rest is not None and endpoint in self._rest:

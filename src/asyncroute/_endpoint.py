@@ -16,7 +16,7 @@ from asyncroute._values import Usage
 if TYPE_CHECKING:
     from asyncroute._health import Health
     from asyncroute._metrics import ModelMetrics
-    from asyncroute._protocols import Provider
+    from asyncroute._served import Served
 
 __all__ = ("Eligible", "Endpoint", "Journal", "Remaining", "View", "scaled_latency")
 
@@ -150,7 +150,7 @@ class Endpoint:
         success_rate: Share of recent calls that succeeded, smoothed.
         peers: The endpoints of its quota group, itself included.
         is_removed: Whether it is no model of the router any more; calls may still be in flight.
-        provider: What calls it; None where the router has none by that name.
+        served: The provider that calls it; None where the router has none by that name.
         view: What a decision keeps of it (see `View`): another object whenever it has learnt.
     """
 
@@ -174,7 +174,7 @@ class Endpoint:
         "model_id",
         "output_price",
         "peers",
-        "provider",
+        "served",
         "slots",
         "success_rate",
         "usual_output",
@@ -198,7 +198,7 @@ class Endpoint:
         self.assigned = 0
         self.is_removed = False
         self.peers: tuple[Endpoint, ...] = (self,)
-        self.provider: Provider | None = None
+        self.served: Served | None = None
         self.configure(config)
 
     def configure(self, config: ModelConfig) -> None:

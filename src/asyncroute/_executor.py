@@ -35,9 +35,10 @@ if TYPE_CHECKING:
     from asyncroute._course import Choice
     from asyncroute._decide import Decider
     from asyncroute._inputs import QueryRequest
-    from asyncroute._protocols import ModelSelector, Plan, Provider
+    from asyncroute._protocols import ModelSelector, Plan
     from asyncroute._results import ExecutionResult
     from asyncroute._runtime import Runtime
+    from asyncroute._served import Served
     from asyncroute._single_flight import Flight
 
 __all__ = ("Counters", "Executor")
@@ -127,7 +128,7 @@ class Executor:
         selector: ModelSelector,
         manner: Manner,
         *,
-        provider: Provider | None = None,
+        served: Served | None = None,
         flight: Flight[ExecutionResult] | None = None,
     ) -> ExecutionResult:
         """Execute a request until one answer wins.
@@ -137,7 +138,7 @@ class Executor:
             strategy: The strategy's name, for the decision.
             selector: The strategy.
             manner: How to execute it.
-            provider: Calls every model instead of its own provider, if given.
+            served: Calls every model instead of its own provider, if given.
             flight: The shared run this is, if it is one: its deadline may move later.
 
         Raises:
@@ -151,7 +152,7 @@ class Executor:
         except (NoEligibleModelError, DeadlineExceededError) as error:
             return self._refused(request, error, started_at)
         plan = choice.ranking.plan
-        course = self._course(choice, manner, plan, started_at, provider)
+        course = self._course(choice, manner, plan, started_at, served)
         if flight is not None:
             # Its waiters' own: a blocked loop may have kept the run from its first step.
             course.deadline = flight.deadline - _SHARED_GRACE
@@ -160,7 +161,7 @@ class Executor:
             attempt = None
             if plan is None and manner.mode in _ONE_AT_FIRST:
                 attempt = course.next_try(self.runtime.now())  # choosing may have taken its time
-            if attempt is None or not attempt.runs_inline:
+            if attempt is None or not attempt.served.cancels_promptly:
                 winner = await staggered(course, manner, plan, choice.first).run(attempt)
             elif manner.mode == "hedged" and manner.width != 1:
                 winner = await hedging_of(course, manner, choice.first).run(attempt)
@@ -336,7 +337,7 @@ class Executor:
         manner: Manner,
         plan: Plan | None,
         started_at: float,
-        provider: Provider | None = None,
+        served: Served | None = None,
         make_try: Callable[..., Try] = Try,
     ) -> Course:
         if self._is_closing:
@@ -354,7 +355,7 @@ class Executor:
                 choice.keep(max(manner.most, at_once))
         timeout = request.timeout
         deadline = started_at + (self._timeout if timeout is None else timeout)
-        course = Course(runtime, choice, started_at, deadline, tenant, provider, at_once, make_try)
+        course = Course(runtime, choice, started_at, deadline, tenant, served, at_once, make_try)
         self._courses.add(course)
         return course
 

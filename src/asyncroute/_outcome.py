@@ -69,7 +69,7 @@ def answered(course: Course, winner: Try, request_id: str, now: float) -> Execut
         attempts,
         decided(course.choice),
         False,
-        winner.is_simulated,
+        winner.served.is_simulated,
         request_id,
     )
 
@@ -91,7 +91,7 @@ def failed(course: Course, request_id: str, now: float) -> ExecutionResult:
         error_kind=error.kind,
         attempts=attempts,
         decision=decided(course.choice),
-        simulated=last is not None and last.is_simulated,
+        simulated=last is not None and last.served.is_simulated,
         request_id=request_id,
     )
     result.fail_with(error)
@@ -134,7 +134,7 @@ def streamed(course: Course, attempt: StreamTry, request_id: str, now: float) ->
         tool_calls=() if completion is None else completion.tool_calls,
         attempts=reports(course, attempt, now),
         decision=decided(course.choice),
-        simulated=attempt.is_simulated,
+        simulated=attempt.served.is_simulated,
         request_id=request_id,
     )
     if error is not None:
@@ -192,7 +192,7 @@ def reported(course: Course, attempt: Try, request_id: str, now: float) -> Execu
         tool_calls=() if completion is None else completion.tool_calls,
         attempts=(report,),
         decision=decided(course.choice),
-        simulated=attempt.is_simulated,
+        simulated=attempt.served.is_simulated,
         request_id=request_id,
     )
     if error is not None:

@@ -13,6 +13,7 @@ from asyncroute._health import Health, HealthSettings
 from asyncroute._inputs import ModelConfig
 from asyncroute._metrics import PerformanceMetrics
 from asyncroute._protocols import Provider
+from asyncroute._served import Served
 
 __all__ = ("Registry",)
 
@@ -30,7 +31,6 @@ class Registry:
     Attributes:
         journal: What is known of all endpoints together.
         version: Grows with every change of configuration.
-        providers: Who calls the models of a provider, by name.
     """
 
     __slots__ = (
@@ -39,8 +39,8 @@ class Registry:
         "_health",
         "_metrics",
         "_rng",
+        "_served",
         "journal",
-        "providers",
         "version",
     )
 
@@ -58,7 +58,7 @@ class Registry:
         self._endpoints: dict[str, Endpoint] = {}
         self.journal = Journal()
         self.version = 0
-        self.providers: Mapping[str, Provider] = {}
+        self._served: Mapping[str, Served] = {}
 
     def add(self, *models: ModelConfig | Mapping[str, Any]) -> None:
         """Add models.
@@ -156,14 +156,14 @@ class Registry:
 
     def serve_with(self, providers: Mapping[str, Provider]) -> None:
         """Let these providers, by name, call the models from now on."""
-        self.providers = providers
+        self._served = {name: Served(provider) for name, provider in providers.items()}
         self._changed()
 
     def _changed(self) -> None:
         groups: dict[str, list[Endpoint]] = {}
         for endpoint in self._endpoints.values():
             config = endpoint.config
-            endpoint.provider = self.providers.get(config.provider) or self.providers.get("*")
+            endpoint.served = self._served.get(config.provider) or self._served.get("*")
             if config.quota_group is not None:
                 groups.setdefault(config.quota_group, []).append(endpoint)
         for endpoint in self._endpoints.values():

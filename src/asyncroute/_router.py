@@ -42,6 +42,7 @@ from asyncroute._selectors import (
     QualityOptimizedSelector,
     RoundRobinSelector,
 )
+from asyncroute._served import Served
 from asyncroute._statistics import statistics
 from asyncroute._stream import Stream
 from asyncroute._stream_try import GAP_TIMEOUT, TOTAL_TIMEOUT, StreamTry
@@ -452,8 +453,8 @@ class LLMRouter:
         name, selector = self._strategy(request, strategy)
         slots = sum(endpoint.config.max_concurrent_requests for endpoint in self._registry)
         self._threads.total_tokens = max(slots, 1)  # models come and go
-        provider = FunctionProvider(execution_fn, self._threads)
-        return await executor.carry(request, name, selector, manner, provider=provider)
+        served = Served(FunctionProvider(execution_fn, self._threads))
+        return await executor.carry(request, name, selector, manner, served=served)
 
     async def feedback(self, result: ExecutionResult | str, score: float) -> bool:
         """Rate an answer, for the observers and registered selectors that learn from it.

@@ -225,7 +225,7 @@ class Stagger:
         return True
 
     def _may_run_inline(self, attempt: Try) -> bool:
-        if self._live or self._at_once > 1 or not attempt.runs_inline:
+        if self._live or self._at_once > 1 or not attempt.served.cancels_promptly:
             return False
         return self._hedging is None or self._judge.takes_first_answer
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from asyncroute._endpoint import Endpoint
     from asyncroute._health import Permit
+    from asyncroute._served import Served
 
 __all__ = ("GAP_TIMEOUT", "TOTAL_TIMEOUT", "StreamTry")
 
@@ -70,7 +71,7 @@ class StreamTry(Try):
         self,
         request: Request,
         endpoint: Endpoint,
-        provider: Provider,
+        served: Served,
         permit: Permit,
         call: Call,
         role: Role,
@@ -79,7 +80,7 @@ class StreamTry(Try):
         gap_timeout: float = GAP_TIMEOUT,
         total_timeout: float = TOTAL_TIMEOUT,
     ) -> None:
-        super().__init__(request, endpoint, provider, permit, call, role, now)
+        super().__init__(request, endpoint, served, permit, call, role, now)
         self.gap_timeout = gap_timeout
         self.total_timeout = total_timeout
         self.first_content_at: float | None = None
@@ -116,7 +117,7 @@ class StreamTry(Try):
         if observers is not None:
             self._held = observers.started(self.call)
         try:
-            self._source = source = _opened(self._provider, self.call)
+            self._source = source = _opened(self.served.provider, self.call)
             await self._read_head(source)
         except BaseException as error:
             await self._close_source(error)
