@@ -15,13 +15,12 @@ import random
 from bisect import bisect_left, insort
 from collections.abc import Callable, Collection, Sequence
 from math import frexp, inf
-from operator import itemgetter
 from typing import TypeAlias, final, overload
 
 from asyncroute._endpoint import Eligible, Endpoint, View
 from asyncroute._protocols import Ranking
 
-__all__ = ("Index", "IndexedRanking", "Part", "scores_of", "strides_of")
+__all__ = ("Index", "IndexedRanking", "Part", "Views", "scores_of", "strides_of")
 
 Part: TypeAlias = tuple[float, float, float, float, float, View]
 """What a score needs of an endpoint: the state's score; over the cost scale and success rate the
@@ -29,19 +28,20 @@ price of a token in, the usual number of tokens out and the price of a token out
 `View` say of which state that is."""
 
 _Entry: TypeAlias = tuple[float, float, float, float, int]
-"""On a shelf, the best last: the state's score, the price of a token in negated (0 where the cost
-does not count), the load negated, when it is due negated, the place."""
+"""On a shelf, the best last: the state's score, the price of a token in negated, the load negated,
+when it is due negated, the place."""
 
 _Kind: TypeAlias = tuple[int, int, int]
 """What those on a shelf share: the binary exponents of a token's price in, of a quarter of the
 usual tokens out, and of a token's price out."""
 
-_ANY: _Kind = (0, 0, 0)
-"""Where the cost does not count."""
+_Found: TypeAlias = tuple[float, int, bool]
+"""The highest score so far, whose it is, and whether others are as good."""
 
-_MOST_EQUAL = 4
-"""Equally good endpoints that are looked at: of those with the same state and prices the least
-loaded come first, and of those who is due. Others are equal by accident."""
+_NOBODY: _Found = (-1.0, -1, False)
+
+_LOOKED_INTO = -2.0
+"""Instead of the bound of a shelf: lower than any score."""
 
 _LEAST_SHARE = 1e-6
 """Of the largest weight: a smaller one counts as this."""
@@ -52,29 +52,54 @@ class _Shelf:
     """Endpoints of similar prices.
 
     Attributes:
+        kind: What they share.
         entries: In ascending order.
+        top: The state's score of the last of them.
         price_in: No price of a token in is lower.
         usual: No usual number of tokens out is lower.
         price_out: No price of a token out is lower.
+        time: When its endpoints are due is counted from here on.
     """
 
-    __slots__ = ("entries", "price_in", "price_out", "usual")
+    __slots__ = ("entries", "kind", "price_in", "price_out", "time", "top", "usual")
 
-    def __init__(self) -> None:
+    def __init__(self, kind: _Kind) -> None:
+        self.kind = kind
         self.entries: list[_Entry] = []
+        self.top = self.time = 0.0
         self.price_in = self.usual = self.price_out = inf
 
     def hold(self, entry: _Entry, part: Part) -> None:
         """Lay an entry in its place."""
         insort(self.entries, entry)
+        self.top = self.entries[-1][0]
         _, price_in, usual, price_out, _, _ = part
-        self.price_in = min(self.price_in, price_in)
-        self.usual = min(self.usual, usual)
-        self.price_out = min(self.price_out, price_out)
+        if price_in < self.price_in:
+            self.price_in = price_in
+        if usual < self.usual:
+            self.usual = usual
+        if price_out < self.price_out:
+            self.price_out = price_out
 
     def drop(self, entry: _Entry) -> None:
         """Take an entry away. The bounds stay: they are bounds all the same."""
-        del self.entries[bisect_left(self.entries, entry)]
+        entries = self.entries
+        if entries[-1] is entry:
+            entries.pop()
+        else:
+            del entries[bisect_left(entries, entry)]
+        if entries:
+            self.top = entries[-1][0]
+
+    def may_keep(self, entry: _Entry, part: Part) -> bool:
+        """Whether an endpoint may stay where it lies: nothing has become better since."""
+        return (
+            part[0] <= entry[0]
+            and -part[1] <= entry[1]
+            and -part[4] <= entry[2]
+            and part[2] >= self.usual
+            and part[3] >= self.price_out
+        )
 
 
 @final
@@ -84,21 +109,26 @@ class Index:
     Args:
         eligible: The set.
         weight: The share of the cost in the score.
-        part_of: Gives what a score needs of an endpoint.
+        part_of: Gives what a score needs of an endpoint; no prices where the cost does not count.
         rng: Where equals are shuffled.
+
+    Attributes:
+        views: The endpoints' views.
     """
 
     __slots__ = (
         "_due",
         "_eligible",
-        "_entries",
+        "_is_outdated",
+        "_laid",
         "_part_of",
         "_parts",
         "_read",
+        "_row",
         "_shelves",
         "_strides",
-        "_times",
         "_weight",
+        "views",
     )
 
     def __init__(
@@ -108,87 +138,111 @@ class Index:
         part_of: Callable[[Endpoint], Part],
         rng: random.Random,
     ) -> None:
+        endpoints = eligible.endpoints
+        self.views = Views(endpoints)
         self._eligible = eligible
         self._weight = weight
         self._part_of = part_of
-        self._strides = strides_of(eligible.endpoints)
+        self._strides = strides_of(endpoints)
         self._due = [rng.random() * stride for stride in self._strides]
-        self._times: dict[_Kind, float] = {}  # the turns of each shelf go on by themselves
         self._read = eligible.journal.end
-        self._parts = [part_of(endpoint) for endpoint in eligible]
-        self._entries: list[tuple[_Kind, _Entry]] = []
+        self._parts = [part_of(endpoint) for endpoint in endpoints]
         self._shelves: dict[_Kind, _Shelf] = {}
-        for place, part in enumerate(self._parts):
-            self._entries.append(self._laid(place, part))
+        self._row: list[_Shelf] = []
+        self._laid = [self._put(place) for place in range(len(endpoints))]
+        self._is_outdated = bytearray(len(endpoints))
 
     def best(self, tokens_in: int, longest: float, away: Collection[Endpoint]) -> tuple[int, float]:
-        """Find the best endpoint: its place, and its score. Among equals its turn is taken."""
-        self._catch_up()
-        weight = self._weight
-        shelves = [
-            (shelf.entries[-1][0] + weight / (1.0 + tokens_in * shelf.price_in + rest), rest, shelf)
-            for shelf in self._shelves.values()
-            for rest in ((shelf.usual if shelf.usual < longest else longest) * shelf.price_out,)
+        """Find the best endpoint: its place, and its score. Among equals its turn is taken.
+
+        Those that are away are passed over; one must not be.
+        """
+        if self._read != self._eligible.journal.end:
+            self._catch_up()
+        weight, row = self._weight, self._row
+        bounds = [
+            shelf.top
+            + weight
+            / (
+                1.0
+                + tokens_in * shelf.price_in
+                + (shelf.usual if shelf.usual < longest else longest) * shelf.price_out
+            )
+            for shelf in row
         ]
-        shelves.sort(key=itemgetter(0), reverse=True)
-        equals: list[int] = []
-        highest = -1.0
-        for bound, rest, shelf in shelves:
-            if bound < highest:
-                break
-            sizes = (tokens_in, longest, rest)
-            equals, highest = self._best_on(shelf, sizes, away, equals, highest)
-        return (equals[0] if len(equals) == 1 else self._turn_of(equals)), highest
+        found = _NOBODY
+        outdated: list[int] = []
+        while (bound := max(bounds)) >= found[0]:
+            nearest = bounds.index(bound)
+            bounds[nearest] = _LOOKED_INTO
+            found = self._best_on(row[nearest], (tokens_in, longest), away, found, outdated)
+        highest, place, is_tied = found
+        if is_tied:
+            self._take_turn(place)
+        for each in outdated:
+            self._lay(each)
+        return place, highest
 
     def scores(self, tokens_in: int, longest: float) -> list[float]:
         """Score all endpoints, as they were when the best was last looked for."""
         return scores_of(self._parts, self._weight, tokens_in, longest)
 
-    def _turn_of(self, equals: Sequence[int]) -> int:
-        """Choose the least loaded of equals, of those the one that is due first."""
-        parts, due = self._parts, self._due
-        place = min(equals, key=lambda each: (parts[each][4], due[each]))
-        # One that was not asked for long has a turn at once, and no more to make up for.
-        kind = self._entries[place][0]
-        first = min(due[each] for each in equals)
-        self._times[kind] = now = max(self._times.get(kind, 0.0), first)
-        due[place] = max(now, due[place]) + self._strides[place]
-        self._lay(place, parts[place])
-        return place
-
     def _best_on(
         self,
         shelf: _Shelf,
-        sizes: tuple[int, float, float],
+        sizes: tuple[int, float],
         away: Collection[Endpoint],
-        equals: list[int],
-        highest: float,
-    ) -> tuple[list[int], float]:
-        tokens_in, longest, rest = sizes
+        found: _Found,
+        outdated: list[int],
+    ) -> _Found:
+        """Look for a better one on a shelf; note who lies too high there."""
+        highest, best, is_tied = found
+        tokens_in, longest = sizes
         entries, weight = shelf.entries, self._weight
-        endpoints, parts = self._eligible.endpoints, self._parts
-        cheapest = weight / (1.0 + tokens_in * shelf.price_in + rest)
+        parts, is_outdated = self._parts, self._is_outdated
+        usual = shelf.usual
+        rest = (usual if usual < longest else longest) * shelf.price_out
+        most = weight / (1.0 + tokens_in * shelf.price_in + rest)
         i = len(entries)
         while i:
             i -= 1
-            state, price_in, _, _, place = entries[i]
-            if state + cheapest < highest:
+            state, price_in, load, due, place = entries[i]
+            if state + most < highest:
                 break
             bound = state + weight / (1.0 - tokens_in * price_in + rest)
-            if bound < highest or (bound == highest and len(equals) >= _MOST_EQUAL):
-                i = bisect_left(entries, (state,), 0, i)  # nor can those of the same state
+            if bound < highest or (bound == highest and (load, due) <= self._precedence(best)):
+                is_tied = is_tied or bound == highest
+                if i and entries[i - 1][0] == state:  # they are no better
+                    i = bisect_left(
+                        entries, (state, price_in) if bound == highest else (state,), 0, i
+                    )
                 continue
-            if away and endpoints[place] in away:
+            if away and self._eligible.endpoints[place] in away:
                 continue
-            _, price_in, usual, price_out, _, _ = parts[place]
+            if is_outdated[place]:
+                outdated.append(place)
+            state, price_in, usual, price_out, _, _ = parts[place]
             # As `SplitSelector.score`, whose calls would take twice as long.
             tokens_out = usual if usual < longest else longest
             score = state + weight / (1.0 + tokens_in * price_in + tokens_out * price_out)
             if score > highest:
-                highest, equals = score, [place]
+                highest, best, is_tied = score, place, False
             elif score == highest:
-                equals.append(place)
-        return equals, highest
+                is_tied = True
+                if self._precedence(place) > self._precedence(best):
+                    best = place
+        return highest, best, is_tied
+
+    def _precedence(self, place: int) -> tuple[float, float]:
+        """Among equals the least loaded comes first, of those the one that is due first."""
+        return -self._parts[place][4], -self._due[place]
+
+    def _take_turn(self, place: int) -> None:
+        shelf, _ = self._laid[place]
+        # One that was not asked for long has a turn at once, and no more to make up for.
+        shelf.time = max(shelf.time, self._due[place])
+        self._due[place] = shelf.time + self._strides[place]
+        self._lay(place)
 
     def _catch_up(self) -> None:
         journal, places, parts = self._eligible.journal, self._eligible.places, self._parts
@@ -201,29 +255,33 @@ class Index:
             before = parts[place]
             if before[5] is not endpoint.view or before[4] != endpoint.load:
                 parts[place] = part = self._part_of(endpoint)
-                self._lay(place, part)
+                shelf, entry = self._laid[place]
+                if shelf.may_keep(entry, part):  # until it is next looked at
+                    self._is_outdated[place] = 1
+                else:
+                    self._lay(place)
 
-    def _lay(self, place: int, part: Part) -> None:
+    def _lay(self, place: int) -> None:
         """Take an endpoint from its shelf, and lay it where it belongs now."""
-        kind, entry = self._entries[place]
-        shelf = self._shelves[kind]
-        shelf.drop(entry)
-        if not shelf.entries:
-            del self._shelves[kind]
-        self._entries[place] = self._laid(place, part)
+        before, laid = self._laid[place]
+        before.drop(laid)
+        self._laid[place] = shelf, _ = self._put(place)
+        if not before.entries and shelf is not before:
+            del self._shelves[before.kind]
+            self._row.remove(before)
+        self._is_outdated[place] = 0
 
-    def _laid(self, place: int, part: Part) -> tuple[_Kind, _Entry]:
-        state, price_in, _, _, load, _ = part
-        if self._weight:
-            kind = _kind_of(part)
-        else:
-            kind, price_in = _ANY, 0.0
-        entry = (state, -price_in, -load, -self._due[place], place)
+    def _put(self, place: int) -> tuple[_Shelf, _Entry]:
+        part = self._parts[place]
+        kind = _kind_of(part)
         shelf = self._shelves.get(kind)
         if shelf is None:
-            shelf = self._shelves[kind] = _Shelf()
+            shelf = self._shelves[kind] = _Shelf(kind)
+            self._row.append(shelf)
+        state, price_in, _, _, load, _ = part
+        entry = (state, -price_in, -load, -self._due[place], place)
         shelf.hold(entry, part)
-        return kind, entry
+        return shelf, entry
 
 
 def scores_of(parts: Sequence[Part], weight: float, tokens_in: int, longest: float) -> list[float]:
@@ -258,26 +316,26 @@ class IndexedRanking(Ranking):
     Those that are away have scores too, but no rank.
 
     Args:
-        candidates: The set.
+        views: The views of the set.
         best: The place of the best one.
         score: Its score.
         all_scores: Gives the scores of all.
         away: Endpoints that are not to be ranked.
     """
 
-    __slots__ = ("_all_scores", "_away", "_best", "_endpoints", "_score", "_scores")
+    __slots__ = ("_all_scores", "_away", "_best", "_score", "_scores")
 
     def __init__(
         self,
-        candidates: Sequence[Endpoint],
+        views: Views,
         best: int,
         score: float,
         all_scores: Callable[[], list[float]],
         away: Collection[Endpoint],
     ) -> None:
-        self.candidates = self._endpoints = candidates
+        self.candidates = views.endpoints
         self.plan = self.votes = None
-        self.captured = _Views(candidates)
+        self.captured = views
         self._best = best
         self._score = score
         self._all_scores = all_scores
@@ -295,7 +353,7 @@ class IndexedRanking(Ranking):
     def order(self) -> Sequence[int]:
         """The candidates' places, the best one first."""
         scores, best = self.scores, self._best
-        others = [i for i, e in enumerate(self._endpoints) if i != best and e not in self._away]
+        others = [i for i, e in enumerate(self.candidates) if i != best and e not in self._away]
         others.sort(key=scores.__getitem__, reverse=True)
         return [best, *others]
 
@@ -308,11 +366,12 @@ class IndexedRanking(Ranking):
         return self._score if place == self._best else self.scores[place]
 
 
-class _Views(Sequence[tuple[View]]):
+@final
+class Views(Sequence[tuple[View]]):
     """The endpoints' views, looked up when asked for."""
 
     def __init__(self, endpoints: Sequence[Endpoint]) -> None:
-        self._endpoints = endpoints
+        self.endpoints = endpoints
 
     @overload
     def __getitem__(self, index: int, /) -> tuple[View]: ...
@@ -320,8 +379,8 @@ class _Views(Sequence[tuple[View]]):
     def __getitem__(self, index: slice, /) -> Sequence[tuple[View]]: ...
     def __getitem__(self, index: int | slice, /) -> tuple[View] | Sequence[tuple[View]]:
         if isinstance(index, slice):
-            return [(endpoint.view,) for endpoint in self._endpoints[index]]
-        return (self._endpoints[index].view,)
+            return [(endpoint.view,) for endpoint in self.endpoints[index]]
+        return (self.endpoints[index].view,)
 
     def __len__(self) -> int:
-        return len(self._endpoints)
+        return len(self.endpoints)

@@ -9,7 +9,7 @@ from typing import final
 from asyncroute._endpoint import Eligible, Endpoint, Remaining
 from asyncroute._inputs import QueryRequest
 from asyncroute._protocols import Candidate, Ranking
-from asyncroute._selectors._index import IndexedRanking, strides_of
+from asyncroute._selectors._index import IndexedRanking, Views, strides_of
 
 __all__ = ("RoundRobinSelector",)
 
@@ -40,9 +40,9 @@ class RoundRobinSelector:
 
     async def select(self, request: QueryRequest, candidates: Sequence[Candidate], /) -> Ranking:
         """Rank by whose turn it is; the turn advances."""
-        if isinstance(candidates, Remaining) and candidates.eligible.is_large:
+        if type(candidates) is Remaining and candidates.eligible.is_large:
             return self._select_of_many(candidates.eligible, candidates.left_out)
-        if isinstance(candidates, Eligible) and candidates.is_large:
+        if type(candidates) is Eligible and candidates.is_large:
             return self._select_of_many(candidates, ())
         in_turn = [candidate for candidate in candidates if candidate.config.weight > 0]
         if len(self._credit) > _MOST_REMEMBERED:
@@ -70,7 +70,7 @@ class RoundRobinSelector:
             eligible.keep_index(self, turns)
         self._turns_among_many += 1
         place = turns.take(away)
-        return IndexedRanking(eligible.endpoints, place, 1.0, turns.scores, away)
+        return IndexedRanking(turns.views, place, 1.0, turns.scores, away)
 
 
 @final
@@ -82,10 +82,11 @@ class _Turns:
         start: Which of them is the first, counted round.
     """
 
-    __slots__ = ("_due", "_endpoints", "_heap", "_strides", "_time")
+    __slots__ = ("_due", "_endpoints", "_heap", "_strides", "_time", "views")
 
     def __init__(self, endpoints: Sequence[Endpoint], start: int) -> None:
         count = len(endpoints)
+        self.views = Views(endpoints)
         self._endpoints = endpoints
         self._strides = strides_of(endpoints)
         self._time = 0.0

@@ -123,9 +123,9 @@ class SplitSelector(ScoredSelector):
 
     async def select(self, request: QueryRequest, candidates: Sequence[Candidate], /) -> Ranking:
         """Rank by score; equals by load, then by lot, or among many by turns."""
-        if isinstance(candidates, Eligible):
+        if type(candidates) is Eligible:
             eligible, away = candidates, _NOBODY
-        elif isinstance(candidates, Remaining):
+        elif type(candidates) is Remaining:
             eligible, away = candidates.eligible, candidates.left_out
             if len(candidates) == 1:
                 return Ranking((candidates[0],), (1.0,))
@@ -155,9 +155,11 @@ class SplitSelector(ScoredSelector):
             eligible.keep_index(self, index)
         n, m = input_tokens(request), request.max_tokens or inf
         place, score = index.best(n, m, away)
-        return IndexedRanking(eligible.endpoints, place, score, partial(index.scores, n, m), away)
+        return IndexedRanking(index.views, place, score, partial(index.scores, n, m), away)
 
     def _part(self, endpoint: Endpoint) -> Part:
+        if not self.cost_weight:
+            return (self.state_score(endpoint), 0.0, 0.0, 0.0, endpoint.load, endpoint.view)
         scale = 1.0 / (COST_SCALE * endpoint.success_rate)
         return (
             self.state_score(endpoint),
