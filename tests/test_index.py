@@ -62,6 +62,9 @@ def registry_of(configs: list[ModelConfig]) -> Registry:
 def change(endpoint: Endpoint, event: str, rng: random.Random) -> None:
     if event == "assign":
         endpoint.assign()
+    elif event == "unassign":
+        if endpoint.assigned:
+            endpoint.unassign(is_news=rng.random() < 0.5)
     elif event == "answered":
         endpoint.metrics.record_success(rng.random(), 0.0, 10, rng.randrange(1, 900))
         endpoint.learn()
@@ -79,7 +82,7 @@ def change(endpoint: Endpoint, event: str, rng: random.Random) -> None:
     which=st.sampled_from(SPLIT),
     steps=st.lists(
         st.tuples(
-            st.sampled_from(["assign", "answered", "failed", "changed", "priced"]),
+            st.sampled_from(["assign", "unassign", "answered", "failed", "changed", "priced"]),
             st.sampled_from([30, 2000]) | st.integers(1, 3000),
             st.sampled_from([None, 100]) | st.integers(1, 2000),
         ),
@@ -95,7 +98,8 @@ async def test_the_best_of_many_is_the_one_a_look_at_all_would_find(
     eligible = Eligible(tuple(registry), {}, registry.journal)
     selector = which()
     for event, length, max_tokens in steps:
-        change(rng.choice(eligible.endpoints), event, rng)
+        for endpoint in rng.sample(eligible.endpoints, 10):
+            change(endpoint, event, rng)
         away = set(rng.sample(eligible.endpoints, 3))
         request = QueryRequest(query="x" * length, max_tokens=max_tokens)
         ranking = await selector.select(request, eligible.without(away))
@@ -104,6 +108,9 @@ async def test_the_best_of_many_is_the_one_a_look_at_all_would_find(
         assert chosen not in away
         assert public[chosen] == pytest.approx(max(public.values()), abs=1e-12)
         assert ranking.score_at(ranking.best()) == pytest.approx(public[chosen], abs=1e-9)
+        if not selector.cost_weight:  # else they need not be rounded alike
+            equals = [each for each, score in public.items() if score == public[chosen]]
+            assert chosen.load == min(each.load for each in equals)
 
 
 def test_a_shelf_that_may_hold_the_best_is_not_taken_to_do_so() -> None:
@@ -310,3 +317,30 @@ async def test_one_that_becomes_the_best_of_many_is_found() -> None:
     better.configure(better.config.model_copy(update={"quality_score": 0.9}))
     ranking = await selector.select(request, eligible)
     assert eligible.endpoints[ranking.best()] is better
+
+
+async def test_one_that_had_become_worse_and_lay_too_high_is_passed_by_the_better_one() -> None:
+    registry = registry_of([model(f"m{i}", quality_score=0.9 - i / 1000) for i in range(MANY)])
+    eligible = Eligible(tuple(registry), {}, registry.journal)
+    selector, request = QualityOptimizedSelector(), QueryRequest(query="hello")
+    assert (await selector.select(request, eligible)).best() == 0
+    for endpoint, quality in ((eligible[0], 0.5), (eligible[1], 0.4), (eligible[0], 0.6)):
+        endpoint.configure(endpoint.config.model_copy(update={"quality_score": quality}))
+        ranking = await selector.select(request, eligible)
+    assert ranking.best() == 2
+    assert ranking.score_at(2) == eligible[2].config.quality_score
+
+
+async def test_one_of_many_that_moves_to_other_prices_has_its_turns_there_at_once() -> None:
+    prices = [0.001] * MANY + [1.0] * 40
+    registry = registry_of(
+        [model(f"m{i}", cost_per_1k_tokens=price) for i, price in enumerate(prices)]
+    )
+    eligible = Eligible(tuple(registry), {}, registry.journal)
+    selector, request = CostOptimizedSelector(), QueryRequest(query="hello")
+    for _ in range(20 * MANY):
+        await selector.select(request, eligible)
+    eligible[0].configure(eligible[0].config.model_copy(update={"cost_per_1k_tokens": 1.0}))
+    dear = eligible.without(eligible[1:MANY])
+    chosen = [(await selector.select(request, dear)).best() for _ in range(5 * len(dear))]
+    assert 4 <= chosen.count(0) <= 6

@@ -6,7 +6,11 @@ least of everything on it. So a request looks at each shelf once, and then from 
 ones until no other can reach what was found: branch and bound. Requests of all sizes use the same
 shelves. At worst it takes as long as the best shelf is.
 
-Equals take turns by their weights: stride scheduling (Waldspurger and Weihl, 1995).
+A place on a shelf is a bound, too: one that has become worse stays there until it is looked at. So
+calls that come and go move hardly anything.
+
+Equals take turns by their weights: stride scheduling (Waldspurger and Weihl, 1995), in which the
+time is when the one was due whose turn it was last (start-time fair queueing, Goyal et al., 1996).
 """
 
 from __future__ import annotations
@@ -32,8 +36,8 @@ _Entry: TypeAlias = tuple[float, float, float, float, int]
 when it is due negated, the place."""
 
 _Kind: TypeAlias = tuple[int, int, int]
-"""What those on a shelf share: the binary exponents of a token's price in, of a quarter of the
-usual tokens out, and of a token's price out."""
+"""What those on a shelf share to within a factor of four: price of a token in, usual tokens out,
+price of a token out. Narrower shelves would be more to look at than they save."""
 
 _Found: TypeAlias = tuple[float, int, bool]
 """The highest score so far, whose it is, and whether others are as good."""
@@ -149,7 +153,7 @@ class Index:
         self._parts = [part_of(endpoint) for endpoint in endpoints]
         self._shelves: dict[_Kind, _Shelf] = {}
         self._row: list[_Shelf] = []
-        self._laid = [self._put(place) for place in range(len(endpoints))]
+        self._laid = [self._put(place, 0.0) for place in range(len(endpoints))]
         self._is_outdated = bytearray(len(endpoints))
 
     def best(self, tokens_in: int, longest: float, away: Collection[Endpoint]) -> tuple[int, float]:
@@ -265,13 +269,14 @@ class Index:
         """Take an endpoint from its shelf, and lay it where it belongs now."""
         before, laid = self._laid[place]
         before.drop(laid)
-        self._laid[place] = shelf, _ = self._put(place)
+        self._laid[place] = shelf, _ = self._put(place, before.time)
         if not before.entries and shelf is not before:
             del self._shelves[before.kind]
             self._row.remove(before)
         self._is_outdated[place] = 0
 
-    def _put(self, place: int) -> tuple[_Shelf, _Entry]:
+    def _put(self, place: int, since: float) -> tuple[_Shelf, _Entry]:
+        """Lay an endpoint where it belongs. When it is due was counted from then on."""
         part = self._parts[place]
         kind = _kind_of(part)
         shelf = self._shelves.get(kind)
@@ -279,6 +284,7 @@ class Index:
             shelf = self._shelves[kind] = _Shelf(kind)
             self._row.append(shelf)
         state, price_in, _, _, load, _ = part
+        self._due[place] += shelf.time - since
         entry = (state, -price_in, -load, -self._due[place], place)
         shelf.hold(entry, part)
         return shelf, entry
@@ -305,7 +311,7 @@ def _kind_of(part: Part) -> _Kind:
     _, price_in, usual, price_out, _, _ = part
     if not price_out:
         usual = 0.0  # then it makes no difference
-    return frexp(price_in)[1], frexp(usual)[1] // 2, frexp(price_out)[1]
+    return frexp(price_in)[1] // 2, frexp(usual)[1] // 2, frexp(price_out)[1] // 2
 
 
 @final
