@@ -73,10 +73,13 @@ class _Shelf:
         self.top = self.time = 0.0
         self.price_in = self.usual = self.price_out = inf
 
-    def hold(self, entry: _Entry, part: Part) -> None:
+    def hold(self, entry: _Entry) -> None:
         """Lay an entry in its place."""
         insort(self.entries, entry)
         self.top = self.entries[-1][0]
+
+    def include(self, part: Part) -> None:
+        """Keep the bounds at or below the prices of one more endpoint."""
         _, price_in, usual, price_out, _, _ = part
         if price_in < self.price_in:
             self.price_in = price_in
@@ -203,7 +206,7 @@ class Index:
         highest, best, is_tied = found
         tokens_in, longest = sizes
         entries, weight = shelf.entries, self._weight
-        parts, is_outdated = self._parts, self._is_outdated
+        endpoints, parts, is_outdated = self.views.endpoints, self._parts, self._is_outdated
         usual = shelf.usual
         rest = (usual if usual < longest else longest) * shelf.price_out
         most = weight / (1.0 + tokens_in * shelf.price_in + rest)
@@ -216,12 +219,14 @@ class Index:
             bound = state + weight / (1.0 - tokens_in * price_in + rest)
             if bound < highest or (bound == highest and (load, due) <= self._precedence(best)):
                 is_tied = is_tied or bound == highest
+                if not weight:
+                    break  # nor are any below, which lie in the order of their precedence
                 if i and entries[i - 1][0] == state:  # they are no better
                     i = bisect_left(
                         entries, (state, price_in) if bound == highest else (state,), 0, i
                     )
                 continue
-            if away and self._eligible.endpoints[place] in away:
+            if away and endpoints[place] in away:
                 continue
             if is_outdated[place]:
                 outdated.append(place)
@@ -233,8 +238,7 @@ class Index:
                 highest, best, is_tied = score, place, False
             elif score == highest:
                 is_tied = True
-                if self._precedence(place) > self._precedence(best):
-                    best = place
+                best = max(best, place, key=self._precedence)
         return highest, best, is_tied
 
     def _precedence(self, place: int) -> tuple[float, float]:
@@ -242,11 +246,14 @@ class Index:
         return -self._parts[place][4], -self._due[place]
 
     def _take_turn(self, place: int) -> None:
-        shelf, _ = self._laid[place]
+        shelf, entry = self._laid[place]
+        shelf.drop(entry)
         # One that was not asked for long has a turn at once, and no more to make up for.
         shelf.time = max(shelf.time, self._due[place])
-        self._due[place] = shelf.time + self._strides[place]
-        self._lay(place)
+        self._due[place] = due = shelf.time + self._strides[place]
+        entry = (*entry[:3], -due, place)
+        shelf.hold(entry)
+        self._laid[place] = shelf, entry
 
     def _catch_up(self) -> None:
         journal, places, parts = self._eligible.journal, self._eligible.places, self._parts
@@ -286,7 +293,8 @@ class Index:
         state, price_in, _, _, load, _ = part
         self._due[place] += shelf.time - since
         entry = (state, -price_in, -load, -self._due[place], place)
-        shelf.hold(entry, part)
+        shelf.hold(entry)
+        shelf.include(part)
         return shelf, entry
 
 
