@@ -166,23 +166,17 @@ class Index:
         """
         if self._read != self._eligible.journal.end:
             self._catch_up()
-        weight, row = self._weight, self._row
-        bounds = [
-            shelf.top
-            + weight
-            / (
-                1.0
-                + tokens_in * shelf.price_in
-                + (shelf.usual if shelf.usual < longest else longest) * shelf.price_out
-            )
-            for shelf in row
-        ]
-        found = _NOBODY
+        row, sizes = self._row, (tokens_in, longest)
         outdated: list[int] = []
-        while (bound := max(bounds)) >= found[0]:
-            nearest = bounds.index(bound)
-            bounds[nearest] = _LOOKED_INTO
-            found = self._best_on(row[nearest], (tokens_in, longest), away, found, outdated)
+        if len(row) == 1:
+            found = self._best_on(row[0], sizes, away, _NOBODY, outdated)
+        else:
+            found = _NOBODY
+            bounds = self._bounds(tokens_in, longest)
+            while (bound := max(bounds)) >= found[0]:
+                nearest = bounds.index(bound)
+                bounds[nearest] = _LOOKED_INTO
+                found = self._best_on(row[nearest], sizes, away, found, outdated)
         highest, place, is_tied = found
         if is_tied:
             self._take_turn(place)
@@ -193,6 +187,20 @@ class Index:
     def scores(self, tokens_in: int, longest: float) -> list[float]:
         """Score all endpoints, as they were when the best was last looked for."""
         return scores_of(self._parts, self._weight, tokens_in, longest)
+
+    def _bounds(self, tokens_in: int, longest: float) -> list[float]:
+        """For each shelf, what no score on it can be above."""
+        weight = self._weight
+        return [
+            shelf.top
+            + weight
+            / (
+                1.0
+                + tokens_in * shelf.price_in
+                + (shelf.usual if shelf.usual < longest else longest) * shelf.price_out
+            )
+            for shelf in self._row
+        ]
 
     def _best_on(
         self,
