@@ -291,8 +291,8 @@ MUTANTS = (
     Mutant(
         "next call is sent though the caller's scope is cancelled",
         "_stagger",
-        "                await checkpoint_if_cancelled()\n",
-        "                pass\n",
+        "            await checkpoint_if_cancelled()\n",
+        "            pass\n",
         "faults/test_fault_cancellation.py faults/test_promises.py test_stagger.py",
     ),
     Mutant(

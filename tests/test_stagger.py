@@ -20,6 +20,7 @@ from asyncroute import (
     Plan,
     Provider,
     Ranking,
+    UnavailableError,
     Usage,
 )
 from asyncroute._judge import same_answer
@@ -146,6 +147,21 @@ async def test_a_failed_hedge_starts_the_next_model_at_once(promptly: bool) -> N
         result = await router.execute("hello", mode="hedged", hedge_after=1)
     assert result.response == "c"
     assert result.actual_latency_ms == pytest.approx(1100, abs=50)
+
+
+async def test_two_that_fail_in_one_turn_are_followed_by_two_at_once() -> None:
+    async def fails_later(call: Call) -> Completion:
+        await asyncio.sleep(2.5 - now())
+        raise UnavailableError("down")
+
+    script = {"a": fails(after=1.5), "b": fails_later, "c": fails_later, "e": hangs()}
+    provider = Scripted(script)
+    async with free(provider, "abcde", fallback=FallbackStrategy(max_models=5)) as router:
+        async with asyncio.timeout(10):
+            result = await router.execute("hello", mode="hedged", hedge_after=1)
+    assert provider.calls == list("abcde")
+    assert result.response == "d"
+    assert now() == pytest.approx(2.6)
 
 
 async def test_unobserved_a_hedge_waits_for_three_times_the_configured_latency() -> None:

@@ -9,7 +9,6 @@ one has won.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from contextvars import Context
 from typing import TYPE_CHECKING, Protocol, final
 
@@ -86,7 +85,7 @@ class Stagger:
         self._hedging = hedging
         self._inline = inline
         self._live: set[Try] = set()
-        self._ended: deque[Try] = deque()
+        self._ended: list[Try] = []
         self._wake: asyncio.Future[None] | None = None
         self._is_over = False
         course.listener = self
@@ -109,36 +108,32 @@ class Stagger:
         winner: Try | None = None
         why: Stop = "cancelled"
         self._inline = None
+        wanted = 0
         try:
-            if self._at_once == 1:
-                first = first or self._next()
-                if first is not None and not first.is_settled and self._may_run_inline(first):
-                    await self._run_inline(first)
-            if first is not None and first.has_answer and self._is_undisputed:
-                winner = first
+            if first is None:
+                wanted = self._at_once
+            elif first.is_settled:
+                self._ended.append(first)
             else:
-                winner = await self._carry_out(first)
+                self.spawn(first)
+            winner = await self._carry_out(wanted)
             why = "superseded"
         finally:
-            await self._end(winner, why)
+            self._end()
+            if self._ended or self._live:
+                await self._end_others(winner, why)
         return winner or self._judge.best()
 
     async def abandon(self) -> None:
         """Give up all attempts: the caller has gone while one ran in its task."""
-        await self._end(None, "cancelled")
+        self._end()
+        await self._end_others(None, "cancelled")
 
-    async def _end(self, winner: Try | None, why: Stop) -> None:
+    def _end(self) -> None:
         self._is_over = True
         if self._hedging is not None:
             self._hedging.disarm()
             self._hedging.stagger = None  # no way back to here: see `Course.dissolve`
-        if self._ended or self._live:
-            await self._end_others(winner, why)
-
-    @property
-    def _is_undisputed(self) -> bool:
-        """Whether the first answer wins, and there is no other: nearly always."""
-        return self._judge.takes_first_answer and not self._live and not self._ended
 
     async def _end_others(self, winner: Try | None, why: Stop) -> None:
         """Give up all but the winner, and wait for them as long as the grace."""
@@ -155,45 +150,37 @@ class Stagger:
                 await winner.leave()  # the caller has gone: nobody reads its stream
             raise
 
-    async def _carry_out(self, first: Try | None) -> Try | None:
-        wanted = self._at_once if first is None else 0
-        if first is not None:
-            self._take_over(first)
-        while True:
-            await self._start(wanted)
-            if not self._ended and not await self._something_more():
-                return None
-            if self._ended:
-                wanted = 0  # what the judge says
-            elif self._course.tries:
-                wanted = 1  # after a pause; where nothing could be started yet, all of them
+    async def _carry_out(self, wanted: int) -> Try | None:
+        """Start so many, and what the judge wants for each that ends, until one wins."""
+        while wanted or self._live or self._ended:
+            if wanted:
+                await self._start(wanted)
+            if not self._ended:
+                if not self._live:
+                    wanted = await self._pause()
+                    continue
+                await self._next_end()
+            wanted = 0
             while self._ended:
-                attempt = self._ended.popleft()
+                attempt = self._ended.pop(0)
                 if attempt.fatal is not None:
                     raise attempt.fatal
                 verdict = await self._judge.judge(attempt, len(self._live) + len(self._ended))
                 if verdict is Verdict.WIN:
                     return attempt
                 wanted += verdict is Verdict.NEXT
-            if not wanted and not self._live:
-                return None
-
-    def _take_over(self, first: Try) -> None:
-        if first.is_settled or first.has_answer:
-            self._ended.append(first)
-        else:
-            self.spawn(first)
+        return None
 
     async def _start(self, wanted: int) -> None:
         """Start so many attempts, as far as there are models for them."""
+        if self._course.tries:
+            # A scope of anyio's does not interrupt a task that is about to run: ask it.
+            await checkpoint_if_cancelled()
         for _ in range(wanted):
-            if self._course.tries:
-                # A scope of anyio's does not interrupt a task that is about to run: ask it.
-                await checkpoint_if_cancelled()
             attempt = self._next()
             if attempt is None:
                 return
-            if self._may_run_inline(attempt):
+            if wanted == 1 and self._may_run_inline(attempt):
                 await self._run_inline(attempt)
                 self._ended.append(attempt)
             else:
@@ -208,21 +195,20 @@ class Stagger:
         course = self._course
         return course.next_try(course.runtime.now(), is_raced=self._at_once > 1)
 
-    async def _something_more(self) -> bool:
-        """Wait for the next end, or until something may be started; False if there is neither."""
-        if self._live:
-            await self._next_end()
-            return True
-        now = self._course.runtime.now()
-        at = self._course.next_at(now)
+    async def _pause(self) -> int:
+        """Wait until something may be started; return how many attempts, 0 if none may ever."""
+        course = self._course
+        at = course.next_at(course.runtime.now())
         if at is None:
-            return False
-        timer = self._course.runtime.loop.call_at(at, self._wake_up)
+            return 0
+        timer = course.runtime.loop.call_at(at, self._wake_up)
         try:
             await self._next_end()
         finally:
             timer.cancel()
-        return True
+        if self._ended:
+            return 0  # what the judge says
+        return 1 if course.tries else self._at_once
 
     def _may_run_inline(self, attempt: Try) -> bool:
         if self._live or self._at_once > 1 or not attempt.served.cancels_promptly:
@@ -240,12 +226,10 @@ class Stagger:
             on_end=attempt.settle,  # one cancelled before its first step never gets to it itself
         )
 
-    async def _next_end(self) -> None:
-        self._wake = self._course.runtime.loop.create_future()
-        try:
-            await self._wake
-        finally:
-            self._wake = None
+    def _next_end(self) -> asyncio.Future[None]:
+        """Return what is done when an attempt has ended, or there is something else to look at."""
+        self._wake = wake = self._course.runtime.loop.create_future()
+        return wake
 
     # What attempts tell
 

@@ -70,18 +70,17 @@ class Supervisor:
             work: What to run. An `Exception` that it lets out is logged, never felt by others.
             name: The task's name, for warnings and debuggers.
             context: The context to run in; a copy of the current one by default.
-            on_end: Called when the work has ended, also if it never took its first step.
+            on_end: Called when the work has ended, also if it was refused or never took a step.
 
         Raises:
             RouterStateError: The supervisor is not open.
         """
-        if self._group is None or self._closing is None or self._closing.done():
-            work.close()
-            raise RouterStateError("the router is not open")
         guarded = self._guarded(work, on_end)
         self._is_spawning = True
         try:
             guarded.send(None)
+            if self._group is None or self._closing is None or self._closing.done():
+                raise RouterStateError("the router is not open")
             task = self._group.create_task(guarded, name=name, context=context)
         except BaseException:
             guarded.close()
