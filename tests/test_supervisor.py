@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 
@@ -119,17 +119,21 @@ async def test_tasks_that_ignore_cancellation_are_named() -> None:
     await task
 
 
-@pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks are new in 3.12")
 async def test_whoever_spawns_an_eager_task_knows_it_before_it_begins() -> None:
     work = Work(0)
     loop = asyncio.get_running_loop()
+
+    def eager(loop: asyncio.AbstractEventLoop, coroutine: Any, **kwargs: Any) -> asyncio.Task[Any]:
+        """As `asyncio.eager_task_factory` does, from Python 3.12 on."""
+        coroutine.send(None)
+        return asyncio.Task(coroutine, loop=loop, **kwargs)
+
     async with supervising() as supervisor:
-        if sys.version_info >= (3, 12):
-            loop.set_task_factory(asyncio.eager_task_factory)
+        loop.set_task_factory(eager)
         try:
             task = supervisor.spawn(work(), name="work", on_end=work.on_end)
-            assert work.told == []
-            await task
         finally:
             loop.set_task_factory(None)
+        assert work.told == []
+        await task
     assert work.told == ["begun", "done", "ended"]
