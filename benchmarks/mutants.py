@@ -313,8 +313,8 @@ MUTANTS = (
     Mutant(
         "hedge beside an answer that is there",
         "_hedging",
-        "                self.disarm()\n                return first\n",
-        "                return first\n",
+        "            self.disarm()\n            return first\n",
+        "            return first\n",
         "test_stagger.py faults/test_fault_neighbours.py faults/test_fault_cancellation.py",
     ),
     Mutant(

@@ -15,7 +15,7 @@ from asyncroute._values import Usage
 
 if TYPE_CHECKING:
     from asyncroute._health import Health
-    from asyncroute._metrics import ModelMetrics
+    from asyncroute._metrics import LatencyCurve, ModelMetrics
     from asyncroute._served import Served
 
 __all__ = ("Eligible", "Endpoint", "Journal", "Remaining", "View", "scaled_latency")
@@ -25,6 +25,10 @@ _PRIOR_SAMPLES = 5
 
 _ENOUGH_SAMPLES = 20
 """Answers from which on their mean length is believed."""
+
+_SLOW_QUANTILE = 0.95
+_SLOW_UNOBSERVED = 3.0
+"""Times the expected latency that are slow while too little has been observed."""
 
 _MANY = 32
 """Endpoints above which an index is cheaper than looking at each."""
@@ -157,6 +161,7 @@ class Endpoint:
     __slots__ = (
         "_answers",
         "_longest_output",
+        "_slow_after",
         "_usual_latency",
         "assigned",
         "config",
@@ -199,6 +204,7 @@ class Endpoint:
         self.is_removed = False
         self.peers: tuple[Endpoint, ...] = (self,)
         self.served: Served | None = None
+        self._slow_after: dict[bool, float] = {}
         self.configure(config)
 
     def configure(self, config: ModelConfig) -> None:
@@ -242,6 +248,24 @@ class Endpoint:
         """Seconds an answer of so many tokens is expected to take."""
         return scaled_latency(self.expected_latency, tokens_out, self.usual_output)
 
+    def slow_after(self, *, streams: bool) -> float:
+        """Seconds after which a call is so slow that a hedge is worth its cost.
+
+        The p95, at least twice the median; for a stream of its time to the first token. Before
+        twenty samples three times the expected latency. Kept until the endpoint learns. Source:
+        Dean and Barroso, The Tail at Scale (2013).
+        """
+        kept = self._slow_after.get(streams)
+        if kept is None:
+            kept = self._slow_after[streams] = self._slow_now(self.metrics.curve(streams=streams))
+        return kept
+
+    def _slow_now(self, curve: LatencyCurve) -> float:
+        slow, median = curve[_SLOW_QUANTILE], curve[0.5]
+        if curve.size < _ENOUGH_SAMPLES or slow is None or median is None:
+            return _SLOW_UNOBSERVED * self.expected_latency
+        return max(slow, 2.0 * median)
+
     # What the router tells
 
     def assign(self) -> None:
@@ -278,6 +302,7 @@ class Endpoint:
         metrics = self.metrics
         outcomes, answers, tokens_out = metrics.recent
         self._answers = answers
+        self._slow_after.clear()
         self.load = self.assigned / self.slots
         self.is_learning = self.assigned >= _LEARNING_AT_ONCE and answers < _PRIOR_SAMPLES
         latency, observed = self._usual_latency, metrics.ewma_latency

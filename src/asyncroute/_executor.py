@@ -20,8 +20,9 @@ from asyncroute._errors import (
     NoEligibleModelError,
     RouterStateError,
 )
+from asyncroute._hedging import Hedging
 from asyncroute._judge import Everything
-from asyncroute._modes import SEQUENTIAL, Manner, hedging_of, staggered
+from asyncroute._modes import Manner, hedge_delay, staggered
 from asyncroute._outcome import answered, failed, refused, reported, reports, streamed
 from asyncroute._results import decided
 from asyncroute._stagger import Stagger
@@ -163,8 +164,9 @@ class Executor:
                 attempt = course.next_try(self.runtime.now())  # choosing may have taken its time
             if attempt is None or not attempt.served.cancels_promptly:
                 winner = await staggered(course, manner, plan, choice.first).run(attempt)
-            elif manner.mode == "hedged" and manner.width != 1:
-                winner = await hedging_of(course, manner, choice.first).run(attempt)
+            elif manner.hedges:
+                delay = hedge_delay(manner, choice.first)
+                winner = await Hedging(course, delay, manner.hedges, attempt).run(attempt)
             else:
                 await attempt.run()  # nothing runs beside it that would have to be watched
                 winner = attempt
@@ -348,11 +350,9 @@ class Executor:
         tenant = None
         if self._fair_by is not None:
             tenant = str(request.metadata.get(self._fair_by))
-        at_once = 1
-        if plan is not None or manner is not SEQUENTIAL:
-            at_once = manner.at_once(plan)
-            if manner.most is not None:
-                choice.keep(max(manner.most, at_once))
+        at_once = manner.at_once if plan is None else manner.at_once_by(plan)
+        if manner.most is not None:
+            choice.keep(max(manner.most, at_once))
         timeout = request.timeout
         deadline = started_at + (self._timeout if timeout is None else timeout)
         course = Course(runtime, choice, started_at, deadline, tenant, served, at_once, make_try)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 from contextvars import copy_context
 from typing import TYPE_CHECKING, final
 
+from asyncroute._deadlines import Interruptible
 from asyncroute._judge import FirstAnswer
 from asyncroute._stagger import Stagger
 
@@ -28,35 +28,27 @@ class Hedging:
         course: The request, and who is next.
         delay: Seconds from the request's start to the first hedge, and from each to the next.
         most: How many hedges are started at most.
+        first: The attempt that `run` is to run alone, if it is.
 
     Attributes:
         stagger: What watches the attempts; None while the first one runs alone.
         context: The caller's, in which hedges run: the timer is shared and runs in nobody's.
     """
 
-    __slots__ = (
-        "_alone",
-        "_bucket",
-        "_caller",
-        "_cancelling",
-        "_course",
-        "_delay",
-        "_left",
-        "context",
-        "stagger",
-    )
+    __slots__ = ("_alone", "_bucket", "_caller", "_course", "_delay", "_left", "context", "stagger")
 
-    def __init__(self, course: Course, delay: float, most: int) -> None:
-        runtime = course.runtime
+    def __init__(self, course: Course, delay: float, most: int, first: Try | None = None) -> None:
         self._course = course
         self._delay = delay
         self._left = most
-        self._alone: Try | None = None
+        self._alone = first
+        # An attempt in the caller's task knows by itself whether that is being cancelled.
+        self._caller: Interruptible = first or self._waiting()
         self.stagger: Stagger | None = None
         self.context = copy_context()
-        self._caller = caller = asyncio.current_task(runtime.loop)
-        self._cancelling = 0 if caller is None else caller.cancelling()
-        self._bucket: set[Expiring] | None = runtime.deadlines.arm(self, course.started_at + delay)
+        self._bucket: set[Expiring] | None = course.runtime.deadlines.arm(
+            self, course.started_at + delay
+        )
 
     async def run(self, first: Try) -> Try | None:
         """Run the first attempt in the caller's task, and carry the request through.
@@ -67,7 +59,6 @@ class Hedging:
         Raises:
             As `Stagger.run`.
         """
-        self._alone = first
         try:
             await first.run()
         except BaseException:
@@ -75,14 +66,12 @@ class Hedging:
             if self.stagger is not None:
                 await self.stagger.abandon()
             raise
+        if first.completion is not None and self.stagger is None:
+            self.disarm()
+            return first
         self._alone = None
-        stagger = self.stagger
-        if stagger is None:
-            if first.completion is not None:
-                self.disarm()
-                return first
-            stagger = self._watched()
-        return await stagger.run(first)
+        self._caller = self._waiting()
+        return await (self.stagger or self._watched()).run(first)
 
     def expire(self) -> None:
         """The time of a hedge has come. For `Deadlines`."""
@@ -99,6 +88,12 @@ class Hedging:
         if self._left:
             self._bucket = runtime.deadlines.arm(self, now + self._delay)
 
+    def _waiting(self) -> Interruptible:
+        """What tells of the caller's cancellation wherever the caller waits."""
+        caller = Interruptible()
+        caller.begin(self._course.runtime.loop)
+        return caller
+
     def _watched(self) -> Stagger:
         return Stagger(self._course, FirstAnswer(), hedging=self, inline=self._alone)
 
@@ -111,4 +106,5 @@ class Hedging:
     @property
     def is_leaving(self) -> bool:
         """Whether the caller is being cancelled, though still busy with an attempt."""
-        return self._caller is not None and self._caller.cancelling() > self._cancelling
+        # One that is settled while still the caller's delivers a cancellation again.
+        return self._caller.is_cancelled or (self._alone is not None and self._alone.is_settled)

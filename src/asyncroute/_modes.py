@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from math import inf
 from typing import TYPE_CHECKING, Literal, final
@@ -19,20 +19,21 @@ if TYPE_CHECKING:
     from asyncroute._endpoint import Endpoint
     from asyncroute._protocols import Plan
 
-__all__ = ("SEQUENTIAL", "Manner", "Mode", "hedging_of", "manner_of", "staggered")
+__all__ = ("SEQUENTIAL", "Manner", "Mode", "hedge_delay", "manner_of", "staggered")
 
 Mode = Literal["sequential", "hedged", "race", "cascade"]
-
-_HEDGE_QUANTILE = 0.95
-_HEDGE_SAMPLES = 20
-_UNOBSERVED = 3.0
-"""Times the expected latency after which a hedge starts while too little has been observed."""
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class Manner:
     """How a caller wants a request executed.
+
+    Attributes:
+        most: How many models may be tried at all, if that is said. In a race or a hedged request
+            the width is how many are asked at the same time.
+        at_once: How many attempts are started together, where no plan says otherwise.
+        hedges: How many may be started beside an attempt that is slow.
 
     Raises:
         ConfigurationError: Values that cannot be meant, or do not go together.
@@ -42,6 +43,10 @@ class Manner:
     width: int | None = None
     hedge_after: float | None = None
     accept: Accept | None = None
+    # What follows is derived, once: a manner is made once for many requests.
+    most: int | None = field(init=False, repr=False, compare=False)
+    at_once: int = field(init=False, repr=False, compare=False)
+    hedges: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.mode not in (None, "sequential", "hedged", "race", "cascade"):
@@ -65,21 +70,16 @@ class Manner:
         if self.accept is not None and self.mode != "cascade":
             raise ConfigurationError(f"accept goes with mode 'cascade', not {self.mode!r}")
 
-    @property
-    def most(self) -> int | None:
-        """How many models may be tried at all, if that is said.
+        is_limit = self.mode not in ("race", "hedged")
+        object.__setattr__(self, "most", width if is_limit else None)
+        object.__setattr__(self, "at_once", (width or 2) if self.mode == "race" else 1)
+        object.__setattr__(self, "hedges", (width or 2) - 1 if self.mode == "hedged" else 0)
 
-        In a race or a hedged request the width is how many are asked at the same time.
-        """
-        return None if self.mode in ("race", "hedged") else self.width
-
-    def at_once(self, plan: Plan | None) -> int:
-        """How many attempts are started together."""
-        if self.mode == "race":
-            return self.width or 2
-        if self.mode is None and plan is not None and plan.stagger == 0:
+    def at_once_by(self, plan: Plan) -> int:
+        """How many attempts are started together, where the selector made a plan."""
+        if self.mode is None and plan.stagger == 0:
             return plan.quorum or plan.width
-        return 1
+        return self.at_once
 
 
 SEQUENTIAL = Manner()
@@ -106,16 +106,14 @@ def staggered(
     mode = manner.mode
     if mode is None and plan is not None:
         return _planned(course, manner, plan)
-    if mode == "hedged" and manner.width != 1:
-        hedging = hedging_of(course, manner, first, streams=streams)
-        return Stagger(course, FirstAnswer(), hedging=hedging)
-    if mode == "race":
-        return Stagger(course, FirstAnswer(), at_once=manner.at_once(None))
+    if manner.hedges:
+        delay = hedge_delay(manner, first, streams=streams)
+        return Stagger(course, FirstAnswer(), hedging=Hedging(course, delay, manner.hedges))
     if mode == "cascade":
         assert manner.accept is not None
         judge = Accepting(manner.accept, course.runtime.deadlines, course.deadline)
         return Stagger(course, judge)
-    return Stagger(course, FirstAnswer())
+    return Stagger(course, FirstAnswer(), at_once=manner.at_once)
 
 
 def _planned(course: Course, manner: Manner, plan: Plan) -> Stagger:
@@ -129,29 +127,10 @@ def _planned(course: Course, manner: Manner, plan: Plan) -> Stagger:
     hedging = None
     if 0 < plan.stagger < inf:
         hedging = Hedging(course, plan.stagger, max(plan.width - 1, 1))
-    return Stagger(course, judge, at_once=manner.at_once(plan), hedging=hedging)
+    return Stagger(course, judge, at_once=manner.at_once_by(plan), hedging=hedging)
 
 
-def hedging_of(
-    course: Course, manner: Manner, first: Endpoint, *, streams: bool = False
-) -> Hedging:
-    """Arm the hedges of a hedged request."""
+def hedge_delay(manner: Manner, endpoint: Endpoint, *, streams: bool = False) -> float:
+    """Seconds after which a hedge is started: as the caller said, else when the model is slow."""
     delay = manner.hedge_after
-    if delay is None:
-        delay = hedge_delay(first, streams=streams)
-    return Hedging(course, delay, 1 if manner.width is None else manner.width - 1)
-
-
-def hedge_delay(endpoint: Endpoint, *, streams: bool) -> float:
-    """Seconds after which a hedge is worth its cost: the model's p95, at least twice its median.
-
-    For a stream, of its time to the first token. Before twenty samples three times the expected
-    latency. Source: Dean and Barroso, The Tail at Scale (2013).
-    """
-    curve = endpoint.metrics.curve(streams=streams)
-    if curve.size < _HEDGE_SAMPLES:
-        return _UNOBSERVED * endpoint.expected_latency
-    p95, median = curve[_HEDGE_QUANTILE], curve[0.5]
-    assert p95 is not None
-    assert median is not None
-    return p95 if p95 > 2.0 * median else 2.0 * median
+    return endpoint.slow_after(streams=streams) if delay is None else delay
