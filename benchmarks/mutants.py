@@ -565,8 +565,8 @@ MUTANTS = (
     Mutant(
         "old entries are answered for ever",
         "_cache",
-        " - entry[0] < self._ttl:\n",
-        " - entry[0] < 1e9:\n",
+        " - entry.stored_at < self._ttl:\n",
+        " - entry.stored_at < 1e9:\n",
         "test_cache.py",
     ),
     # Streams

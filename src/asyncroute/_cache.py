@@ -56,6 +56,18 @@ def _keep_all(_: object) -> bool:
 
 
 @final
+class _Entry(Generic[V]):
+    """A value under its key. Equal to itself only, so that it is found at once in the order."""
+
+    __slots__ = ("key", "stored_at", "value")
+
+    def __init__(self, key: Hashable, value: V, stored_at: float) -> None:
+        self.key = key
+        self.value = value
+        self.stored_at = stored_at
+
+
+@final
 class CacheManager(Generic[V]):
     """Keeps values for a while, the most recently used ones, and lets misses share one run.
 
@@ -81,6 +93,7 @@ class CacheManager(Generic[V]):
         "_hits",
         "_max_size",
         "_misses",
+        "_order",
         "_ttl",
     )
 
@@ -100,9 +113,10 @@ class CacheManager(Generic[V]):
         self._max_size = max_size
         self._ttl = ttl
         self._clock: Callable[[], float] = _loop_time if clock is None else clock
-        # Key to (stored at, value), the one used longest ago first. A plain dict keeps an order too
-        # and is a fifth faster to hit, but finding its first key again and again is not O(1).
-        self._entries: OrderedDict[Hashable, tuple[float, V]] = OrderedDict()
+        self._entries: dict[Hashable, _Entry[V]] = {}
+        # The one used longest ago first. Apart from the keys, which take long to hash and compare:
+        # a use looks one up once.
+        self._order: OrderedDict[_Entry[V], None] = OrderedDict()
         self._flights: SingleFlight[V] = SingleFlight()
         self._hits = self._misses = self._evictions = self._expirations = 0
 
@@ -114,8 +128,8 @@ class CacheManager(Generic[V]):
         """
         if self._entries:
             ahead = clock() - self._clock()
-            for key, (stored_at, value) in self._entries.items():
-                self._entries[key] = (stored_at + ahead, value)
+            for entry in self._order:
+                entry.stored_at += ahead
         self._clock = clock
 
     def get(self, key: Hashable, now: float | None = None) -> V | None:
@@ -128,11 +142,11 @@ class CacheManager(Generic[V]):
         entry = self._entries.get(key)
         if entry is not None:
             # An entry from the future is one whose clock was set back: its age is unknown.
-            if 0.0 <= (self._clock() if now is None else now) - entry[0] < self._ttl:
-                self._entries.move_to_end(key)
+            if 0.0 <= (self._clock() if now is None else now) - entry.stored_at < self._ttl:
+                self._order.move_to_end(entry)
                 self._hits += 1
-                return entry[1]
-            del self._entries[key]
+                return entry.value
+            self._drop(entry)
             self._expirations += 1
         self._misses += 1
         return None
@@ -140,25 +154,34 @@ class CacheManager(Generic[V]):
     def put(self, key: Hashable, value: V) -> None:
         """Store *value* under *key* for the time to live, from now on."""
         now = self._clock()
-        entries = self._entries
-        if key in entries:
-            entries.move_to_end(key)
-        elif len(entries) >= self._max_size:
-            _, oldest = entries.popitem(last=False)
+        before = self._entries.get(key)
+        if before is not None:
+            self._drop(before)
+        elif len(self._entries) >= self._max_size:
+            oldest = next(iter(self._order))
+            self._drop(oldest)
             if self._is_live(oldest, now):
                 self._evictions += 1
             else:
                 self._expirations += 1
-        entries[key] = (now, value)
+        entry = self._entries[key] = _Entry(key, value, now)
+        self._order[entry] = None
+
+    def _drop(self, entry: _Entry[V]) -> None:
+        del self._entries[entry.key]
+        del self._order[entry]
 
     def discard(self, key: Hashable) -> None:
         """Forget *key*. What a run in flight brings goes to its waiters and is not stored."""
-        self._entries.pop(key, None)
+        entry = self._entries.get(key)
+        if entry is not None:
+            self._drop(entry)
         self._flights.detach(key)
 
     def clear(self) -> None:
         """Forget everything, as `discard` does for each key. The counters go on."""
         self._entries.clear()
+        self._order.clear()
         self._flights.detach_all()
 
     async def run(
@@ -227,8 +250,8 @@ class CacheManager(Generic[V]):
             f"{self._hits} hits, {self._misses} misses>"
         )
 
-    def _is_live(self, entry: tuple[float, V], now: float) -> bool:
-        return 0.0 <= now - entry[0] < self._ttl
+    def _is_live(self, entry: _Entry[V], now: float) -> bool:
+        return 0.0 <= now - entry.stored_at < self._ttl
 
 
 def _loop_time() -> float:
