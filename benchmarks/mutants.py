@@ -551,7 +551,7 @@ MUTANTS = (
     Mutant(
         "the cache mixes lengths of answers",
         "_caching",
-        '"max_tokens", ',
+        "            tokens,\n",
         "",
         "test_router.py",
     ),

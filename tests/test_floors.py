@@ -19,7 +19,7 @@ PACKAGE = Path(asyncroute.__file__).parent
 FLOORS = tuple(
     frozenset(rooms.split())
     for rooms in (
-        "_arguments _errors _inputs _prices _results _secrets _values",
+        "_arguments _errors _inputs _prices _requests _results _secrets _values",
         "_protocols",
         "_admission _budget _cache _caching _deadlines _estimate _feedback _function _grant "
         "_handover _health _lane _limits _metrics _observers _pieces _queue _sharing "

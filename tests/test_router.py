@@ -30,6 +30,7 @@ from asyncroute import (
     UnavailableError,
     Usage,
 )
+from asyncroute._inputs import RequestFields
 from support import (
     InOrder,
     Scripted,
@@ -92,7 +93,39 @@ async def test_the_fields_of_a_request_are_keywords() -> None:
 async def test_fields_beside_a_request_are_a_type_error(method: str) -> None:
     async with router_of(Scripted()) as router:
         with pytest.raises(TypeError, match="max_cost, timeout: put it into the QueryRequest"):
-            await getattr(router, method)(HELLO, max_cost=1, timeout=None)
+            await getattr(router, method)(HELLO, timeout=2, max_cost=1, params=None)
+
+
+@pytest.mark.parametrize("method", ["execute", "execute_all", "route", "stream"])
+async def test_a_field_that_there_is_not_is_a_type_error(method: str) -> None:
+    async with router_of(Scripted()) as router:
+        for query in ("hello", HELLO):
+            with pytest.raises(TypeError, match="max_price"):
+                await getattr(router, method)(query, max_price=1)
+
+
+@pytest.mark.parametrize("cache", [True, False])
+async def test_none_says_nothing(cache: bool) -> None:
+    nothing: dict[str, Any] = dict.fromkeys(RequestFields.__annotations__)
+    provider = Scripted()
+    async with router_of(provider, cache=cache) as router:
+        for query in ("hello", QueryRequest(query="hello"), "hello"):
+            result = await router.execute(query, **nothing)
+            assert result.decision is not None
+            assert result.decision.request == QueryRequest(query="hello")
+            await router.route(query, **nothing)
+    assert provider.calls == (["a"] if cache else ["a"] * 3)
+
+
+async def test_a_mistake_is_told_though_the_same_without_it_is_cached() -> None:
+    async with router_of(Scripted(), cache=True) as router:
+        await router.execute("hello")
+        mistakes: list[dict[str, Any]] = [{"capability": ""}, {"strategy": ""}, {"max_cost": -1}]
+        for mistake in mistakes:
+            with pytest.raises((ValidationError, ConfigurationError), match=next(iter(mistake))):
+                await router.execute("hello", **mistake)
+        with pytest.raises(ValidationError, match="message 0 has no role"):
+            await router.execute([{"content": "hello", "name": "x"}])
 
 
 @pytest.mark.parametrize(
@@ -103,7 +136,6 @@ async def test_fields_beside_a_request_are_a_type_error(method: str) -> None:
         ("", {}, "query=''"),
         ([], {}, r"messages=\(\)"),
         (7, {}, "7"),
-        ("hello", {"max_price": 1}, "max_price"),
     ],
 )
 async def test_bad_requests_raise_and_call_nobody(
@@ -885,6 +917,33 @@ async def test_a_text_and_the_request_made_of_it_share_an_answer() -> None:
         assert (await router.execute("hello", models="a", max_cost=1.0)).cached
         await router.execute(chat)
         assert (await router.execute(QueryRequest(messages=(chat[0],)))).cached
+
+
+async def test_a_strategy_named_beside_a_text_and_in_a_request_share_an_answer() -> None:
+    async with router_of(Scripted(), cache=True) as router:
+        await router.execute("hello", strategy="cost_optimized")
+        named = QueryRequest(query="hello", strategy="cost_optimized")
+        assert (await router.execute(named)).cached
+        assert not (await router.execute("hello")).cached
+        assert (await router.execute("hello", strategy="balanced")).cached
+        assert (await router.execute(named, strategy="balanced")).cached
+
+
+async def test_messages_are_told_apart_by_all_their_keys_in_any_order() -> None:
+    plain = {"role": "user", "content": "hi"}
+    others: list[dict[str, Any]] = [
+        {**plain, "name": "x"},
+        {**plain, "content": None},
+        {**plain, "content": [{"type": "text", "text": "hi"}]},
+        {**plain, "role": "assistant"},
+        {"role": "user", "parts": "hi"},
+    ]
+    async with router_of(Scripted(), cache=True) as router:
+        for message in (plain, *others):
+            assert not (await router.execute([message])).cached
+        for message in (plain, *others):
+            assert (await router.execute([dict(reversed(message.items()))])).cached
+            assert not (await router.execute([message, message])).cached
 
 
 async def test_requests_that_differ_in_what_shapes_the_answer_share_none() -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Hashable, Iterable, Mapping, Sequence
-from operator import itemgetter
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from asyncroute._inputs import Message, QueryRequest
+from asyncroute._protocols import ModelSelector
+from asyncroute._requests import NOTHING_SAID, Said, said_by
 from asyncroute._results import ExecutionResult
 
 __all__ = ("is_worth_keeping", "recalled", "result_key", "shared_copy")
@@ -15,21 +17,16 @@ __all__ = ("is_worth_keeping", "recalled", "result_key", "shared_copy")
 TENANT = "tenant"
 """The key of `metadata` that keeps callers' caches apart."""
 
-_UNSAID: dict[str, Any] = {
-    name: field.get_default(call_default_factory=True)
-    for name, field in QueryRequest.model_fields.items()
-    if name not in ("query", "messages")
-}
-"""What a field counts as that was not given."""
-
-_plain = itemgetter(
-    "strategy", "capability", "max_tokens", "max_cost", "max_latency_ms", "required_quality"
-)
-_composed = itemgetter("params", "metadata", "models", "exclude")
+_CAPABILITY: str = QueryRequest.model_fields["capability"].default
+_STRATEGY: str = QueryRequest.model_fields["strategy"].default
+"""What counts where none was named."""
 
 
 def result_key(
-    query: QueryRequest | str | Sequence[Message], how: Hashable, fields: Mapping[str, Any]
+    query: QueryRequest | str | Sequence[Message],
+    strategy: str | ModelSelector | None,
+    manner: Hashable,
+    said: Said,
 ) -> Hashable | None:
     """Return what the answer to a query is cached under: everything that shapes it.
 
@@ -38,32 +35,40 @@ def result_key(
 
     Args:
         query: The request, the text or the conversation.
-        how: The strategy and the manner.
-        fields: The fields of a request, beside a text or a conversation.
+        strategy: The strategy, where one stands beside the query.
+        manner: How the request is executed; None for the manner of most, since any other takes
+            long to hash.
+        said: The fields of a request, beside a text or a conversation.
 
     Returns:
         None for what must not be cached: a request with tools acts on the world, and one whose
         parameters cannot be compared cannot be found again. A key may turn out to have no hash
         (with a tenant or a selector that has none): then the same holds.
     """
-    if isinstance(query, QueryRequest):
-        if fields:
+    # A class of pydantic's takes long to ask what is no instance of it.
+    if not isinstance(query, (str, list)) and isinstance(query, QueryRequest):
+        if said != NOTHING_SAID:
             return None  # a mistake, which whoever makes the request will tell of
-        fields = query.__dict__
+        said = said_by(query)
+        if strategy is None:
+            strategy = query.strategy
         query = query.messages or query.query or ""
-    else:
-        fields = {**_UNSAID, **fields}
-        if len(fields) > len(_UNSAID):
-            return None  # as above: one that there is not
-    composed = _composed(fields)
+    capability, tokens, cost, latency, quality, models, exclude, _, _, params, metadata = said
     try:
         return (
-            query if isinstance(query, str) else tuple(_conversation_key(query)),
-            how,
-            _plain(fields),
-            _composed_key(*composed) if any(composed) else None,
+            query if isinstance(query, str) else _conversation_key(query),
+            _STRATEGY if strategy is None else strategy,
+            manner,
+            _CAPABILITY if capability is None else capability,
+            tokens,
+            cost,
+            latency,
+            quality,
+            _composed_key(params, metadata, models, exclude)
+            if params or metadata or models or exclude
+            else None,
         )
-    except (AttributeError, TypeError, ValueError):
+    except (AttributeError, LookupError, TypeError, ValueError):
         return None
 
 
@@ -91,27 +96,24 @@ def _names(given: str | Iterable[str]) -> tuple[str, ...]:
     return (given,) if isinstance(given, str) else tuple(given)
 
 
-def _conversation_key(messages: Sequence[Message]) -> list[Hashable]:
-    return [
-        # A role beside a text: nearly all are like this.
-        (message.get("role"), content)
-        if type(content := message.get("content")) is str and len(message) == 2
-        else _canonical(message)
-        for message in messages
-    ]
+def _conversation_key(messages: Sequence[Message]) -> tuple[Hashable, ...]:
+    key: list[Hashable] = []
+    for message in messages:
+        content = message.get("content")
+        if type(content) is str and len(message) == 2:
+            key.append((message["role"], content))  # nearly all are like this
+        else:
+            key.append(_canonical(message))
+    return tuple(key)
 
 
 def _canonical(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"))
 
 
-def recalled(result: ExecutionResult, request_id: str) -> ExecutionResult:
-    """Return a kept result as somebody gets it who did not pay for it."""
-    try:
-        fields = result.recalled
-    except AttributeError:  # for the first time
-        fields = result.recalled = _shared(result, 0.0)
-    return ExecutionResult(*fields, request_id)  # pyright: ignore[reportCallIssue] - all of them
+def recalled(result: ExecutionResult) -> Callable[[str], ExecutionResult]:
+    """Return what makes a kept result, for a request's id, as somebody gets it who did not pay."""
+    return partial(ExecutionResult, *_shared(result, 0.0))
 
 
 def shared_copy(result: ExecutionResult, request_id: str, latency: float) -> ExecutionResult:

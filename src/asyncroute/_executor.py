@@ -87,7 +87,7 @@ class Executor:
         "_fair_by",
         "_idle",
         "_is_closing",
-        "_next_id",
+        "_numbers",
         "_prefix",
         "_timeout",
         "runtime",
@@ -110,12 +110,12 @@ class Executor:
         self._courses: set[Course] = set()
         self._idle: asyncio.Future[None] | None = None
         self._is_closing = False
-        self._next_id: Callable[[], int] = count(1).__next__
+        self._numbers = count(1)
         self._prefix = f"{random.getrandbits(48):012x}-"
 
     def new_id(self) -> str:
         """Return the id of a new request, unique without coordination."""
-        return f"{self._prefix}{self._next_id()}"
+        return f"{self._prefix}{next(self._numbers)}"
 
     def deadline_of(self, request: QueryRequest, started_at: float) -> float:
         """The instant at which a request must be over."""
@@ -223,9 +223,14 @@ class Executor:
         result = cache.get(key, self.runtime.now())
         if result is None:
             return None
-        self._counters.cached += 1
-        self._counters.succeeded += 1
-        return recalled(result, self.new_id())
+        counters = self._counters
+        counters.cached += 1
+        counters.succeeded += 1
+        try:
+            again = result.recalled
+        except AttributeError:  # for the first time
+            again = result.recalled = recalled(result)
+        return again(self.new_id())
 
     async def carry_shared(
         self,

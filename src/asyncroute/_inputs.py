@@ -240,17 +240,17 @@ class ModelConfig(BaseModel):
 
 
 class RequestFields(TypedDict, total=False):
-    """The fields of a `QueryRequest` beside its text, as keyword arguments."""
+    """The fields of a `QueryRequest` beside its text, as keyword arguments; None says nothing."""
 
-    capability: str
+    capability: str | None
     max_tokens: int | None
     max_cost: float | None
     max_latency_ms: float | None
     required_quality: float | None
     models: Sequence[str] | None
-    exclude: Sequence[str]
+    exclude: Sequence[str] | None
     timeout: float | None
-    priority: int
+    priority: int | None
     params: dict[str, Any] | None
     metadata: dict[str, Any] | None
 

@@ -7,7 +7,7 @@ a decision was made from) sits in a base class's slot, out of the way of seriali
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, final
 
@@ -200,8 +200,8 @@ class _Kept:
 
     __slots__ = ("_exception", "recalled")
     _exception: Exception
-    recalled: tuple[Any, ...]
-    """What it is made of when it comes from the cache, all but the request's id."""
+    recalled: Callable[[str], ExecutionResult]
+    """Makes it again as it comes from the cache, for a request's id."""
 
     def fail_with(self, exception: Exception) -> None:
         """Attach the exception behind the error. For the router."""

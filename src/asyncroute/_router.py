@@ -32,6 +32,7 @@ from asyncroute._modes import SEQUENTIAL, Manner, Mode, manner_of
 from asyncroute._observers import Observers
 from asyncroute._protocols import Accept, ModelSelector, Observer, OnFeedback, Provider, is_selector
 from asyncroute._registry import Registry
+from asyncroute._requests import in_order, request_from
 from asyncroute._results import ExecutionResult, RoutingDecision, decided
 from asyncroute._runtime import Runtime
 from asyncroute._selectors import (
@@ -310,16 +311,17 @@ class LLMRouter:
         Raises:
             NoEligibleModelError: No model may serve the request; it has a reason for each.
             ConfigurationError: The strategy is unknown.
+            TypeError: Fields beside a ready request, or one that there is not.
             ValidationError: A field's value is bad.
         """
-        request = _request_from(query, strategy, fields)
+        request = request_from(query, strategy, in_order(fields))
         name, selector = self._strategy(request, strategy)
         executor = self._executor
         now = asyncio.get_running_loop().time() if executor is None else executor.runtime.now()
         choice = await self._decider.decide(request, name, selector, now)
         return decided(choice)
 
-    async def execute(
+    async def execute(  # noqa: PLR0913 - a user's choices
         self,
         query: QueryRequest | str | Sequence[Message],
         *,
@@ -328,7 +330,17 @@ class LLMRouter:
         width: int | None = None,
         hedge_after: float | None = None,
         accept: Accept | None = None,
-        **fields: Unpack[RequestFields],
+        capability: str | None = None,
+        max_tokens: int | None = None,
+        max_cost: float | None = None,
+        max_latency_ms: float | None = None,
+        required_quality: float | None = None,
+        models: Sequence[str] | None = None,
+        exclude: Sequence[str] | None = None,
+        timeout: float | None = None,
+        priority: int | None = None,
+        params: dict[str, Any] | None = None,
+        metadata: dict[str, Any] | None = None,
     ) -> ExecutionResult:
         """Answer a query by the best model, with fallbacks.
 
@@ -344,7 +356,9 @@ class LLMRouter:
             accept: For a cascade: whether an answer is good enough. A plain or coroutine function.
                 Where none is, the last answer comes back with `success=True`, and its attempt's
                 outcome says `not_accepted`.
-            **fields: The fields of `QueryRequest`, beside a text or a conversation.
+            capability: This and what follows: the fields of `QueryRequest`, beside a text or a
+                conversation. None says nothing.
+            max_tokens: As in `QueryRequest`, and so on.
 
         Returns:
             A result for every outcome of the outside world: look at `success`, or `unwrap()` it.
@@ -352,7 +366,7 @@ class LLMRouter:
         Raises:
             ConfigurationError: The strategy or the mode is unknown, or a provider is missing.
             RouterStateError: Outside of `async with`, in another loop, or closed meanwhile.
-            TypeError: Fields beside a ready request.
+            TypeError: Fields beside a ready request, or one that there is not.
             ValidationError: A field's value is bad.
             asyncio.CancelledError: The caller was cancelled: so were its attempts. What they cost
                 is booked.
@@ -363,17 +377,30 @@ class LLMRouter:
             manner = manner_of(mode, width, hedge_after, accept)
             if mode == "cascade" and strategy is None and not _names_strategy(query):
                 strategy = "cost_optimized"
+        # Written out for speed: a keyword for `**fields` is compared with every parameter's name.
+        said = (
+            capability,
+            max_tokens,
+            max_cost,
+            max_latency_ms,
+            required_quality,
+            models,
+            exclude,
+            timeout,
+            priority,
+            params,
+            metadata,
+        )
         cache, key, recalled = self._cache, None, None
         if cache is not None:
-            how = strategy if manner is SEQUENTIAL else (strategy, manner)
-            key = result_key(query, how, fields)
+            key = result_key(query, strategy, None if manner is SEQUENTIAL else manner, said)
             try:
                 recalled = None if key is None else executor.recall(cache, key)
             except TypeError:
                 key = None  # it cannot be compared, and so not be found again
             if recalled is not None and executor.runtime.observers is None:
                 return recalled
-        request = _request_from(query, strategy, fields)
+        request = request_from(query, strategy, said)
         if recalled is not None:
             executor.tell(request, recalled)
             return recalled
@@ -407,7 +434,7 @@ class LLMRouter:
         """
         executor = self._open()
         Manner("race", width)  # refuses a width that cannot be meant
-        request = _request_from(query, strategy, fields)
+        request = request_from(query, strategy, in_order(fields))
         name, selector = self._strategy(request, strategy)
         return await executor.carry_all(request, name, selector, width)
 
@@ -521,7 +548,7 @@ class LLMRouter:
             raise ConfigurationError(
                 "a stream has no cascades: mode must be sequential, hedged or race, got 'cascade'"
             )
-        request = _request_from(query, strategy, fields)
+        request = request_from(query, strategy, in_order(fields))
         manner = Manner(mode, width, hedge_after)
         for name, seconds in (("gap_timeout", gap_timeout), ("total_timeout", total_timeout)):
             if not (is_number(seconds) and seconds > 0):
@@ -652,23 +679,6 @@ class LLMRouter:
 
     def __repr__(self) -> str:
         return f"<LLMRouter {self._state}: {len(self._registry)} models>"
-
-
-def _request_from(
-    query: QueryRequest | str | Sequence[Message],
-    strategy: str | ModelSelector | None,
-    fields: RequestFields,
-) -> QueryRequest:
-    if isinstance(query, QueryRequest):
-        if fields:
-            named = ", ".join(fields)
-            raise TypeError(f"{named}: put it into the QueryRequest, or give a text instead")
-        return query
-    given: dict[str, Any] = {key: value for key, value in fields.items() if value is not None}
-    given["query" if isinstance(query, str) else "messages"] = query
-    if isinstance(strategy, str):
-        given["strategy"] = strategy
-    return QueryRequest(**given)
 
 
 def _check_kinds(
