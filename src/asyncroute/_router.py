@@ -356,9 +356,18 @@ class LLMRouter:
             accept: For a cascade: whether an answer is good enough. A plain or coroutine function.
                 Where none is, the last answer comes back with `success=True`, and its attempt's
                 outcome says `not_accepted`.
-            capability: This and what follows: the fields of `QueryRequest`, beside a text or a
-                conversation. None says nothing.
-            max_tokens: As in `QueryRequest`, and so on.
+            capability: What the model must be good for. This and what follows are the fields of
+                `QueryRequest`, beside a text or a conversation; None says nothing.
+            max_tokens: The longest answer wanted, in tokens.
+            max_cost: Dollars that all attempts together may be expected to cost.
+            max_latency_ms: Expected milliseconds of the answer at most.
+            required_quality: Least quality score, 0 to 1.
+            models: Ids or groups to choose among.
+            exclude: Ids or groups not to be used.
+            timeout: Seconds for everything; `math.inf` for no limit.
+            priority: Higher goes first where requests queue.
+            params: Passed to the provider.
+            metadata: The caller's own; `tenant` in it keeps caches and budgets apart.
 
         Returns:
             A result for every outcome of the outside world: look at `success`, or `unwrap()` it.
