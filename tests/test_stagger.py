@@ -9,6 +9,7 @@ from contextvars import ContextVar
 from typing import Any
 
 import pytest
+from anyio import CancelScope
 
 from asyncroute import (
     Call,
@@ -648,3 +649,12 @@ async def test_a_hedged_stream_leaves_nothing_for_the_cyclic_collector() -> None
             assert gc.collect() == 0
         finally:
             gc.enable()
+
+
+async def test_a_race_within_a_scope_that_is_over_starts_one_at_most() -> None:
+    provider = Scripted(default=hangs())
+    async with router_of(provider, "abcde") as router:
+        with CancelScope() as scope:
+            scope.cancel()
+            await router.execute("q", mode="race", width=5)
+    assert len(provider.calls) <= 1

@@ -137,3 +137,27 @@ async def test_whoever_spawns_an_eager_task_knows_it_before_it_begins() -> None:
         assert work.told == []
         await task
     assert work.told == ["begun", "done", "ended"]
+
+
+async def test_a_task_factory_may_await_what_it_is_given() -> None:
+    """As Sentry's and OpenTelemetry's instrumentations of asyncio do."""
+    work, sibling = Work(0), Work(1)
+    loop = asyncio.get_running_loop()
+
+    def traced(loop: asyncio.AbstractEventLoop, coroutine: Any, **kwargs: Any) -> asyncio.Task[Any]:
+        async def trace() -> Any:
+            return await coroutine
+
+        return asyncio.Task(trace(), loop=loop, **kwargs)
+
+    async with supervising() as supervisor:
+        running = supervisor.spawn(sibling(), name="sibling", on_end=sibling.on_end)
+        loop.set_task_factory(traced)
+        try:
+            task = supervisor.spawn(work(), name="work", on_end=work.on_end)
+        finally:
+            loop.set_task_factory(None)
+        await asyncio.wait([task])
+        await running
+    assert work.told == ["begun", "done", "ended"]
+    assert sibling.told == ["begun", "done", "ended"]
