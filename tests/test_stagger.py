@@ -658,3 +658,28 @@ async def test_a_race_within_a_scope_that_is_over_starts_one_at_most() -> None:
             scope.cancel()
             await router.execute("q", mode="race", width=5)
     assert len(provider.calls) <= 1
+
+
+async def test_a_hedged_stream_knows_of_first_tokens_of_streams_that_still_flow() -> None:
+    class Long(Scripted):
+        async def stream(self, call: Call, /) -> AsyncGenerator[Chunk]:
+            await asyncio.sleep(5 if call.request.query == "slow" else 0.1)
+            yield Chunk("a")
+            await asyncio.sleep(25)
+            yield Chunk("", finish_reason="stop", usage=Usage(1, 1))
+
+    settings = {"avg_latency_ms": 3000, "cost_per_1k_tokens": 0, "max_concurrent_requests": 100}
+    async with router_of(Long(), models("ab", **settings)) as router:
+
+        async def ask(query: str) -> list[tuple[str, str, str]]:
+            async with router.stream(query, mode="hedged", timeout=60) as stream:
+                async for _ in stream:
+                    pass
+            return roles(stream.result())
+
+        flowing = [asyncio.create_task(ask("quick"))]
+        await asyncio.sleep(0.05)
+        flowing += [asyncio.create_task(ask("quick")) for _ in range(40)]
+        await asyncio.sleep(1)
+        assert ("b", "hedge", "superseded") in await ask("slow")
+        await asyncio.gather(*flowing)
