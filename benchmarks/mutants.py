@@ -619,7 +619,7 @@ MUTANTS = (
         "the first shelf is taken for the best",
         "_selectors/_index",
         "            while (bound := max(bounds)) >= found[0]:\n",
-        "            while found is _NOBODY and (bound := max(bounds)) >= found[0]:\n",
+        "            while found is _NOTHING_FOUND and (bound := max(bounds)) >= found[0]:\n",
         "test_index.py",
     ),
     Mutant(

@@ -342,6 +342,21 @@ async def test_a_model_set_aside_is_no_candidate_but_is_when_all_are() -> None:
         assert ids(await router.route("hello")) == ["a", "b"]
 
 
+@pytest.mark.parametrize("strategy", ["balanced", "cost_optimized", "latency_optimized"])
+async def test_the_best_of_a_few_is_not_chosen_while_it_is_set_aside(strategy: str) -> None:
+    configs = [model(each, avg_latency_ms=100.0 * n) for n, each in enumerate("abc", 1)]
+    configs = [
+        each.model_copy(update={"input_cost_per_1k": each.avg_latency_ms}) for each in configs
+    ]
+    async with LLMRouter(configs, {"*": Scripted()}, seed=1) as router:
+        assert ids(await router.route("hello", strategy=strategy)) == ["a", "b", "c"]
+        router._registry["a"].block(now() + 1.0, now())
+        for _ in range(3):  # the others' scores are at hand by then, or not
+            assert ids(await router.route("hello", strategy=strategy)) == ["b", "c"]
+        await asyncio.sleep(1.1)
+        assert ids(await router.route("hello", strategy=strategy)) == ["a", "b", "c"]
+
+
 async def test_who_is_set_aside_is_known_at_once_and_until_it_ends() -> None:
     async with router_of(Scripted(), "abc") as router:
         a, b = router._registry["a"], router._registry["b"]

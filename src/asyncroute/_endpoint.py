@@ -204,7 +204,6 @@ class Endpoint:
         self.is_removed = False
         self.peers: tuple[Endpoint, ...] = (self,)
         self.served: Served | None = None
-        self._slow_after: dict[bool, float] = {}
         self.configure(config)
 
     def configure(self, config: ModelConfig) -> None:
@@ -252,12 +251,14 @@ class Endpoint:
         """Seconds after which a call is so slow that a hedge is worth its cost.
 
         The p95, at least twice the median; for a stream of its time to the first token. Before
-        twenty samples three times the expected latency. Kept until the endpoint learns. Source:
-        Dean and Barroso, The Tail at Scale (2013).
+        twenty samples three times the expected latency. Source: Dean and Barroso, The Tail at
+        Scale (2013).
         """
-        kept = self._slow_after.get(streams)
+        if streams:  # whose first tokens are news while they flow, before anything is learnt
+            return self._slow_now(self.metrics.curve(streams=True))
+        kept = self._slow_after
         if kept is None:
-            kept = self._slow_after[streams] = self._slow_now(self.metrics.curve(streams=streams))
+            kept = self._slow_after = self._slow_now(self.metrics.curve(streams=False))
         return kept
 
     def _slow_now(self, curve: LatencyCurve) -> float:
@@ -302,7 +303,7 @@ class Endpoint:
         metrics = self.metrics
         outcomes, answers, tokens_out = metrics.recent
         self._answers = answers
-        self._slow_after.clear()
+        self._slow_after: float | None = None  # until it is asked for
         self.load = self.assigned / self.slots
         self.is_learning = self.assigned >= _LEARNING_AT_ONCE and answers < _PRIOR_SAMPLES
         latency, observed = self._usual_latency, metrics.ewma_latency

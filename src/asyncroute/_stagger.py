@@ -173,7 +173,7 @@ class Stagger:
 
     async def _start(self, wanted: int) -> None:
         """Start so many attempts, as far as there are models for them."""
-        if self._course.tries:
+        if wanted > 1 or self._course.tries:
             # A scope of anyio's does not interrupt a task that is about to run: ask it.
             await checkpoint_if_cancelled()
         for _ in range(wanted):
@@ -227,7 +227,7 @@ class Stagger:
         )
 
     def _next_end(self) -> asyncio.Future[None]:
-        """Return what is done when an attempt has ended, or there is something else to look at."""
+        """Return a future that is done once an attempt has ended, or something else is news."""
         self._wake = wake = self._course.runtime.loop.create_future()
         return wake
 
@@ -249,9 +249,12 @@ class Stagger:
         if attempt not in self._live:
             return
         self._live.discard(attempt)
-        if self._is_over:
-            pass
-        elif self._inline is None:
+        if not self._is_over:
+            self._go_on_after(attempt)
+        self._wake_up()
+
+    def _go_on_after(self, attempt: Try) -> None:
+        if self._inline is None:
             self._ended.append(attempt)
         elif attempt.has_answer:
             self._ended.append(attempt)
@@ -261,7 +264,6 @@ class Stagger:
             following = self._next()
             if following is not None:
                 self.spawn(following)
-        self._wake_up()
 
     def on_closed(self) -> None:
         """Look up from waiting. For the course."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import warnings
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine
 from contextvars import Context
-from types import coroutine
+from functools import partial
 from typing import Any, final
 
 from asyncroute._errors import RouterStateError
@@ -31,7 +31,7 @@ class Supervisor:
         self._group: asyncio.TaskGroup | None = None
         self._holder: asyncio.Task[None] | None = None
         self._closing: asyncio.Future[None] | None = None
-        self._tasks: dict[Coroutine[Any, Any, None], asyncio.Task[None]] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
         self._is_spawning = False
 
     async def open(self) -> None:
@@ -75,39 +75,39 @@ class Supervisor:
         Raises:
             RouterStateError: The supervisor is not open.
         """
-        guarded = self._guarded(work, on_end)
+        if self._group is None or self._closing is None or self._closing.done():
+            work.close()
+            if on_end is not None:
+                on_end()
+            raise RouterStateError("the router is not open")
         self._is_spawning = True
         try:
-            guarded.send(None)
-            if self._group is None or self._closing is None or self._closing.done():
-                raise RouterStateError("the router is not open")
-            task = self._group.create_task(guarded, name=name, context=context)
-        except BaseException:
-            guarded.close()
-            raise
+            task = self._group.create_task(self._guarded(work), name=name, context=context)
         finally:
             self._is_spawning = False
-        self._tasks[work] = task
+        self._tasks.add(task)
+        task.add_done_callback(partial(self._ended, work, on_end))
         return task
 
-    async def _guarded(
-        self, work: Coroutine[Any, Any, None], on_end: Callable[[], object] | None
-    ) -> None:
+    async def _guarded(self, work: Coroutine[Any, Any, None]) -> None:
+        if self._is_spawning:
+            # An eager task, begun within `spawn`: whoever spawns it has to know it first.
+            await asyncio.sleep(0)
         try:
-            try:
-                # Begun before it is a task: so what follows the work is also done where the task
-                # is cancelled before its first step, which costs less than a callback of the task.
-                # An eager task, begun within `spawn`, waits once more: who spawns has to know it.
-                while self._is_spawning:
-                    await _pause()
-                await work
-            finally:
-                self._tasks.pop(work, None)
-                work.close()  # never awaited, if it was cancelled before
-                if on_end is not None:
-                    on_end()
+            await work
         except Exception:  # one failing child would make the group cancel all the others
             _log.exception("a supervised task failed")
+
+    def _ended(
+        self,
+        work: Coroutine[Any, Any, None],
+        on_end: Callable[[], object] | None,
+        task: asyncio.Task[None],
+    ) -> None:
+        self._tasks.discard(task)
+        work.close()  # a task cancelled before its first step has never awaited it
+        if on_end is not None:
+            on_end()
 
     async def close(self, *, grace: float) -> None:
         """Cancel every task once, wait `grace` seconds at most, then let go of those that stay.
@@ -119,12 +119,12 @@ class Supervisor:
             return
         if not self._closing.done():
             self._closing.set_result(None)
-        for task in tuple(self._tasks.values()):
+        for task in tuple(self._tasks):
             task.cancel()
         holder, self._holder, self._group = self._holder, None, None
         await asyncio.wait((holder,), timeout=grace)
         if self._tasks:
-            names = ", ".join(sorted(task.get_name() for task in self._tasks.values()))
+            names = ", ".join(sorted(task.get_name() for task in self._tasks))
             warnings.warn(
                 f"the router let go of tasks that ignore cancellation: {names}",
                 RuntimeWarning,
@@ -132,13 +132,8 @@ class Supervisor:
             )
 
     def __len__(self) -> int:
-        return len(self._tasks)
+        # One that has just ended is told to us a turn later.
+        return sum(not task.done() for task in self._tasks)
 
     def __repr__(self) -> str:
         return f"<Supervisor: {len(self)} tasks>"
-
-
-@coroutine
-def _pause() -> Generator[None]:
-    """Wait until whoever runs the coroutine goes on with it; in a task, for a turn of the loop."""
-    yield

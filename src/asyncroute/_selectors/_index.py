@@ -42,7 +42,7 @@ price of a token out. Narrower shelves would be more to look at than they save."
 _Found: TypeAlias = tuple[float, int, bool]
 """The highest score so far, whose it is, and whether others are as good."""
 
-_NOBODY: _Found = (-1.0, -1, False)
+_NOTHING_FOUND: _Found = (-1.0, -1, False)
 
 _LOOKED_INTO = -2.0
 """Instead of the bound of a shelf: lower than any score."""
@@ -169,9 +169,9 @@ class Index:
         row, sizes = self._row, (tokens_in, longest)
         outdated: list[int] = []
         if len(row) == 1:
-            found = self._best_on(row[0], sizes, away, _NOBODY, outdated)
+            found = self._best_on(row[0], sizes, away, _NOTHING_FOUND, outdated)
         else:
-            found = _NOBODY
+            found = _NOTHING_FOUND
             bounds = self._bounds(tokens_in, longest)
             while (bound := max(bounds)) >= found[0]:
                 nearest = bounds.index(bound)
