@@ -141,8 +141,8 @@ MUTANTS = (
     Mutant(
         "settled twice",
         "_attempt",
-        "        if self.is_settled:\n            return\n        self.is_settled = True\n",
-        "        self.is_settled = True\n",
+        "        if self.ended_at is not None:\n            return\n        runtime",
+        "        runtime",
         "test_attempt.py test_stagger.py " + FAULTS,
     ),
     Mutant(
@@ -337,6 +337,20 @@ MUTANTS = (
         "        if not self._left or self.is_leaving or",
         "        if not self._left or",
         "test_stagger.py " + FAULTS,
+    ),
+    Mutant(
+        "hedge for a caller to whom a cancellation is delivered again",
+        "_hedging",
+        "(self._alone is not None and self._alone.is_settled)",
+        "False",
+        "test_stagger.py",
+    ),
+    Mutant(
+        "the delay of hedges stays what it was",
+        "_endpoint",
+        "        self._slow_after: float | None = None",
+        '        self._slow_after = getattr(self, "_slow_after", None)',
+        "test_stagger.py",
     ),
     Mutant(
         "hedges run in nobody's context",

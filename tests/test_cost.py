@@ -242,7 +242,7 @@ async def test_a_task_takes_its_step_and_two_callbacks_and_wakes_the_caller_once
 CEILINGS = {
     "ready request": 160,
     "text": 168,
-    "hedge armed": 206,
+    "hedge armed": 175,
     "observer": 170,
     "fallback": 400,
     "cached by text": 21,

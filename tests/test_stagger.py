@@ -8,10 +8,12 @@ from collections.abc import AsyncGenerator
 from contextvars import ContextVar
 from typing import Any
 
+import anyio
 import pytest
 from anyio import CancelScope
 
 from asyncroute import (
+    Attempt,
     Call,
     Chunk,
     Completion,
@@ -20,10 +22,12 @@ from asyncroute import (
     LLMRouter,
     Plan,
     Provider,
+    QueryRequest,
     Ranking,
     UnavailableError,
     Usage,
 )
+from asyncroute._hedging import Hedging
 from asyncroute._judge import same_answer
 from support import (
     InOrder,
@@ -183,6 +187,20 @@ async def test_observed_a_hedge_waits_for_the_95th_percentile_or_twice_the_media
     assert result.attempts[1].started_after == pytest.approx(2, abs=0.03)
 
 
+async def test_a_hedge_waits_for_a_percentile_that_follows_what_is_observed() -> None:
+    provider = Scripted({"a": answers(after=1)})
+    ids = [model("a", avg_latency_ms=5000, cost_per_1k_tokens=0), model("b", cost_per_1k_tokens=0)]
+    async with router_of(provider, ids) as router:
+        for _ in range(30):
+            await router.execute("hello", mode="hedged")
+        provider.script["a"] = answers(after=3)
+        for _ in range(10):
+            await router.execute("hello", mode="hedged", hedge_after=100)
+        provider.script["a"] = hangs()
+        result = await router.execute("hello", mode="hedged")
+    assert result.attempts[1].started_after == pytest.approx(3, abs=0.03)
+
+
 async def test_hedges_are_bounded_by_a_budget() -> None:
     provider = Scripted({"a": answers(after=5)})
     async with free(provider) as router:
@@ -234,6 +252,41 @@ async def test_a_caller_who_leaves_takes_first_and_hedge_along() -> None:
         assert is_at_rest(router)
         await asyncio.sleep(100)
     assert provider.calls == ["a", "b"]
+
+
+async def test_no_hedge_starts_while_a_swallowed_cancellation_is_delivered_again() -> None:
+    loop = asyncio.get_running_loop()
+
+    async def swallows(call: Call) -> Completion:
+        try:
+            await asyncio.sleep(5)
+        except asyncio.CancelledError:
+            # Due in the turn in which the caller's scope cancels once more.
+            for bucket in router._open().runtime.deadlines._buckets.values():
+                for entry in bucket:
+                    if isinstance(entry, Hedging):
+                        due.append(entry)
+                        loop.call_soon(entry.expire)
+            raise UnavailableError("disturbed") from None
+        raise AssertionError("it is cancelled")
+
+    due: list[Hedging] = []
+    told: list[str] = []
+
+    class Listening:
+        def on_attempt(self, request: QueryRequest, attempt: Attempt, /) -> None:
+            told.append(attempt.role)
+
+    provider = Scripted({"a": swallows})
+    async with free(provider, observers=[Listening()]) as router:
+        with anyio.move_on_after(1):
+            await router.execute("hello", mode="hedged", hedge_after=3)
+        assert now() == 1
+        assert len(due) == 1
+        assert is_at_rest(router)
+        await asyncio.sleep(100)
+    assert told == ["first"]
+    assert provider.calls == ["a"]
 
 
 # Races

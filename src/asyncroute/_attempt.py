@@ -99,7 +99,7 @@ class Try(Interruptible):
         error: What went wrong, if something did.
         fatal: What was raised in its own task that is no `Exception`.
         stopped_by: Why we gave it up, if we did.
-        is_settled: Whether everything it held has been given back and booked.
+        ended_at: When it was settled; None before.
         is_refused: Whether there is an answer that was not accepted.
         expected_cost: Dollars it was expected to cost.
         cost: Dollars it did cost, once settled.
@@ -124,7 +124,6 @@ class Try(Interruptible):
         "expected_cost",
         "fatal",
         "is_refused",
-        "is_settled",
         "role",
         "sent_at",
         "served",
@@ -146,7 +145,7 @@ class Try(Interruptible):
     ) -> None:
         # As `super().__init__()`, whose call would cost as much as all that it sets.
         self._task = self.task = None
-        self._interrupted = self.is_settled = self.is_refused = False
+        self._interrupted = self.is_refused = False
         self._request = request
         self.served = served
         self._permit: Permit | None = permit
@@ -171,6 +170,11 @@ class Try(Interruptible):
         endpoint.assign()
 
     task: asyncio.Task[None] | None
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether everything it held has been given back and booked."""
+        return self.ended_at is not None
 
     @property
     def has_answer(self) -> bool:
@@ -384,9 +388,8 @@ class Try(Interruptible):
 
     def settle(self) -> None:
         """Give back and book everything, once, without an await; tell metrics and health."""
-        if self.is_settled:
+        if self.ended_at is not None:
             return
-        self.is_settled = True
         runtime, endpoint, sent_at = self._request.runtime, self.endpoint, self.sent_at
         self.ended_at = now = runtime.now()
         if self._bucket is not None:

@@ -190,7 +190,6 @@ class Course:
     """
 
     __slots__ = (
-        "_is_alone",
         "_make_try",
         "_max_models",
         "_planned",
@@ -200,7 +199,6 @@ class Course:
         "deadline",
         "is_closed",
         "listener",
-        "request",
         "runtime",
         "started_at",
         "tenant",
@@ -220,7 +218,6 @@ class Course:
         make_try: Callable[..., Try] = Try,
     ) -> None:
         self.runtime = runtime
-        self.request = choice.request
         self.started_at = started_at
         self.deadline = deadline
         self.tokens_in = choice.tokens_in
@@ -233,9 +230,13 @@ class Course:
         self._make_try = make_try
         most = runtime.fallback.max_models
         self._max_models = most if most > at_once else at_once
-        self._is_alone = choice.count == 1 or self._max_models == 1
         self._planned: tuple[float, Endpoint] | None = None
         self._rest: list[Endpoint] | None = None
+
+    @property
+    def request(self) -> QueryRequest:
+        """The request, without the constraints that were relaxed."""
+        return self.choice.request
 
     @property
     def _untried(self) -> list[Endpoint]:
@@ -434,7 +435,7 @@ class Course:
             )
         if permit.is_probe:
             endpoint.heed(now)  # nobody else may call it now
-        call = Call(endpoint.config, self.request, self.deadline)
+        call = Call(endpoint.config, self.choice.request, self.deadline)
         attempt = self._make_try(self, endpoint, served, permit, call, role, now)
         if not self.tries:
             self._rest = None  # it may have a chain
@@ -455,8 +456,8 @@ class Course:
         timeout, deadline = self.runtime.attempt_timeout, self.deadline
         if timeout is not None:
             return min(now + timeout, deadline)
-        if deadline == inf or self._is_alone:
-            return deadline
+        if deadline == inf or self._max_models == 1 or self.choice.count == 1:
+            return deadline  # nobody follows
         left = deadline - now
         half = left / 2
         if (

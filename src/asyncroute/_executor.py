@@ -165,8 +165,9 @@ class Executor:
             if attempt is None or not attempt.served.cancels_promptly:
                 winner = await staggered(course, manner, plan, choice.first).run(attempt)
             elif manner.hedges:
-                delay = hedge_delay(manner, choice.first)
-                winner = await Hedging(course, delay, manner.hedges, attempt).run(attempt)
+                winner = await Hedging(
+                    course, hedge_delay(manner, choice.first), manner.hedges, attempt
+                ).run(attempt)
             else:
                 await attempt.run()  # nothing runs beside it that would have to be watched
                 winner = attempt

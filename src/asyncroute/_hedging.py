@@ -28,7 +28,7 @@ class Hedging:
         course: The request, and who is next.
         delay: Seconds from the request's start to the first hedge, and from each to the next.
         most: How many hedges are started at most.
-        first: The attempt that `run` is to run alone, if it is.
+        first: The attempt that `run` is to run in the caller's task; None where a stagger runs all.
 
     Attributes:
         stagger: What watches the attempts; None while the first one runs alone.
@@ -42,7 +42,7 @@ class Hedging:
         self._delay = delay
         self._left = most
         self._alone = first
-        # An attempt in the caller's task knows by itself whether that is being cancelled.
+        # An attempt in the caller's task knows itself whether that is being cancelled.
         self._caller: Interruptible = first or self._waiting()
         self.stagger: Stagger | None = None
         self.context = copy_context()
