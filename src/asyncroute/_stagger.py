@@ -97,7 +97,7 @@ class Stagger:
 
         Args:
             first: The first attempt, where it was chosen already: one that has ended in the
-                caller's task without an answer, or one to be started.
+                caller's task, or one to be started.
 
         Returns:
             The attempt whose answer won, or the best answer that was not accepted, or None.
